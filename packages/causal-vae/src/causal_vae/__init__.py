@@ -1,0 +1,53 @@
+"""Causal latent coding of live audio and video, and the streaming primitives that every other part is built on."""
+
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (pipelines look the base class up here)
+
+from .audio_vae import CausalAudioVAE, CausalConvNeXt
+from .distributions import DiagonalGaussian
+from .layers import CausalConv1d, CausalConv3d, CausalConvTranspose1d
+from .loading import CheckedLoading
+from .spectral import InverseSTFT, LogMel, mel_filterbank
+from .streaming import (
+    State,
+    StreamingModule,
+    StreamingSequential,
+    clone_state,
+    flatten_state,
+    index_state,
+    map_state,
+    reset_state,
+    select_state,
+    stack_states,
+    state_nbytes,
+    substates,
+    unflatten_state,
+)
+from .video_vae import CausalVideoVAE
+
+__version__ = "0.1.0"
+__all__ = [
+    "CausalAudioVAE",
+    "CausalConv1d",
+    "CausalConv3d",
+    "CausalConvNeXt",
+    "CausalConvTranspose1d",
+    "CausalVideoVAE",
+    "CheckedLoading",
+    "DiagonalGaussian",
+    "InverseSTFT",
+    "LogMel",
+    "State",
+    "StreamingModule",
+    "StreamingSequential",
+    "clone_state",
+    "flatten_state",
+    "index_state",
+    "map_state",
+    "mel_filterbank",
+    "reset_state",
+    "select_state",
+    "stack_states",
+    "state_nbytes",
+    "substates",
+    "unflatten_state",
+]

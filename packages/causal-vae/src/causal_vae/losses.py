@@ -1,0 +1,62 @@
+"""Reconstruction losses for latent coding: pure modules, (reconstruction, target) -> named terms."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .spectral import mel_filterbank
+
+
+class AudioReconstructionLoss(nn.Module):
+    """Multi-scale STFT loss (spectral convergence and log-magnitude, Yamamoto et al. 2020) plus a log-mel distance.
+
+    Takes waveforms (B, 1, T). Phase is left to the overlap of the scales: no waveform term.
+    """
+
+    def __init__(self, sample_rate: int = 24000, fft_sizes: tuple[int, ...] = (256, 512, 1024, 2048)) -> None:
+        super().__init__()
+        self.fft_sizes = fft_sizes
+        for size in fft_sizes:
+            self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
+        self.register_buffer("filterbank", mel_filterbank(80, 1024, sample_rate), persistent=False)
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        convergence, log_magnitude = [], []
+        for size in self.fft_sizes:
+            ours, true = (self._magnitude(wave, size) for wave in (reconstruction, target))
+            convergence.append((ours - true).norm() / true.norm().clamp(min=1.0))
+            log_magnitude.append(F.l1_loss(torch.log(ours + 1e-2), torch.log(true + 1e-2)))
+            if size == 1024:
+                mel = F.l1_loss(*(torch.log(self.filterbank @ spectrum + 1e-3) for spectrum in (ours, true)))
+        return {"stft": torch.stack(convergence).mean() + torch.stack(log_magnitude).mean(), "mel": mel}
+
+    def _magnitude(self, wave: Tensor, size: int) -> Tensor:
+        window = getattr(self, f"window_{size}")
+        spectrum = torch.stft(wave[:, 0], size, size // 4, window=window, return_complex=True)
+        return (spectrum.real.square() + spectrum.imag.square() + 1e-7).sqrt()  # abs() has no gradient at silence
+
+
+class VideoReconstructionLoss(nn.Module):
+    """Weighted L1 with edge, coarse and motion terms over (B, 3, T, H, W).
+
+    Args:
+        weight: (H, W) emphasis, mean about one (faces and mouths are few pixels), or None.
+    """
+
+    def __init__(self, weight: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(()) if weight is None else weight, persistent=False)
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        error = reconstruction - target
+        weighted = error * self.weight
+        pooled = F.avg_pool2d(error.transpose(1, 2).flatten(0, 1), 4)
+        motion = reconstruction.diff(dim=2) - target.diff(dim=2)
+        return {
+            "l1": weighted.abs().mean(),
+            "edge": 0.5 * (weighted.diff(dim=3).abs().mean() + weighted.diff(dim=4).abs().mean()),
+            "coarse": 0.5 * pooled.abs().mean(),
+            "motion": 0.3 * (motion * self.weight).abs().mean(),
+        }

@@ -1,0 +1,115 @@
+"""Training of either VAE with Lightning (extra `[train]`)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+
+from .audio_vae import CausalAudioVAE
+from .video_vae import CausalVideoVAE
+
+
+def cosine_with_warmup(step: int, max_steps: int, num_warmup_steps: int = 50, floor: float = 0.03) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine down to `floor`."""
+    if step < num_warmup_steps:
+        return (step + 1) / num_warmup_steps
+    progress = min(1.0, step / max_steps)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class VAETraining(lightning.LightningModule):
+    """One training loop for both VAEs: reconstruct from a posterior sample, pay for its information.
+
+    Batches are media alone: (B, 1, T) audio or (B, 3, T, H, W) video.
+
+    Args:
+        vae: the model; after `fit`, `export` makes its latents standard and saves it.
+        reconstruction_loss: (reconstruction, target) -> named terms that are summed.
+        kl_weight: weight of the KL divergence, in loss per nat and latent.
+    """
+
+    def __init__(
+        self,
+        vae: CausalAudioVAE | CausalVideoVAE,
+        reconstruction_loss: nn.Module,
+        kl_weight: float,
+        learning_rate: float,
+        max_steps: int,
+    ) -> None:
+        super().__init__()
+        self.vae, self.reconstruction_loss = vae, reconstruction_loss
+        self.save_hyperparameters(ignore=["vae", "reconstruction_loss"])
+
+    def training_step(self, media: Tensor, batch_index: int) -> Tensor:
+        posterior, _ = self.vae.encode(media)
+        latents = posterior.sample(torch.randn_like(posterior.mean))
+        reconstruction, _ = self.vae.decode(latents)
+        terms = self.reconstruction_loss(reconstruction, media)
+        terms["kl"] = self.hparams.kl_weight * posterior.kl()
+        loss = torch.stack(list(terms.values())).sum()
+        self.log_dict({f"train/{name}": term for name, term in terms.items()})
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, media: Tensor, batch_index: int) -> Tensor:
+        """Logs the terms from the posterior's mode and returns the reconstruction, for callbacks that show it."""
+        reconstruction, _ = self.vae(media)
+        terms = self.reconstruction_loss(reconstruction, media)
+        psnr = 10 * torch.log10(4 / (reconstruction - media).square().mean())
+        self.log_dict({f"val/{name}": term for name, term in terms.items()} | {"val/psnr": psnr}, prog_bar=True)
+        return reconstruction
+
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), self.hparams.learning_rate, betas=(0.8, 0.98), weight_decay=1e-3
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: cosine_with_warmup(step, self.hparams.max_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@torch.no_grad()
+def export_vae(vae: CausalAudioVAE | CausalVideoVAE, sample: list[Tensor], folder: Path) -> None:
+    """Measure the latents' mean and standard deviation on `sample` (batches of media), then save to `folder`."""
+    vae.eval()
+    vae.latent_norm.fit(torch.cat([vae.encode(media)[0].mean.transpose(0, 1).flatten(1).T for media in sample]))
+    vae.save_pretrained(folder)
+
+
+def build_trainer(run_folder: Path, max_steps: int, validate_every: int, callbacks: list | None = None):
+    """A Trainer that is resumable (`checkpoints/last.ckpt`, at most 10 minutes old), averages weights and shows bars.
+
+    Continue with `trainer.fit(..., ckpt_path=resume_point(run_folder))`.
+    """
+    from datetime import timedelta
+
+    return lightning.Trainer(
+        max_steps=max_steps,
+        accelerator="auto",
+        devices=1,
+        logger=CSVLogger(run_folder, name="", version="metrics"),
+        callbacks=[
+            EMAWeightAveraging(decay=0.998),
+            ModelCheckpoint(run_folder / "checkpoints", save_last=True, save_top_k=0, train_time_interval=timedelta(minutes=5)),
+            RichProgressBar(),
+            *(callbacks or []),
+        ],
+        gradient_clip_val=1.0,
+        val_check_interval=validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=20,
+    )
+
+
+def resume_point(run_folder: Path) -> Path | None:
+    """The newest checkpoint of an interrupted run, or None for a new one."""
+    checkpoint = run_folder / "checkpoints" / "last.ckpt"
+    return checkpoint if checkpoint.exists() else None

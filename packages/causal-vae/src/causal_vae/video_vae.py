@@ -1,0 +1,221 @@
+"""A strictly causal video VAE: 4 frames -> 1 latent frame, always. One file, top to bottom.
+
+What is unusual here: there is no special first frame (a still image is four equal frames), and nearly all the work is
+two-dimensional. Four frames of 8 x 8 pixels fold into channels at the door; time is mixed once per direction, on the
+latent grid, by one causal convolution that sees the past unit. Full resolution is touched by one thin layer only.
+
+Shape legend: B session, T frames, U = T / 4 units, C latent channels, H x W pixels, h x w = H / 8 x W / 8 cells.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from .distributions import DiagonalGaussian
+from .latents import LatentNorm
+from .layers import CausalConv3d
+from .loading import CheckedLoading
+from .streaming import State, StreamingModule, substates
+
+PATCH_SIZE = 8
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions over (N, C, h, w) around a norm over channels; starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-6) * self.scale
+        return x + self.conv2(F.silu(self.conv1(F.silu(y))))
+
+
+class PositionEmbedding(nn.Module):
+    """Adds a learned function of the normalised place in the picture, for any height and width.
+
+    A talking head is mostly where it was: knowing the place spares the latents from spelling out what never moves.
+    """
+
+    def __init__(self, channels: int, num_frequencies: int = 8) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.mlp = nn.Sequential(
+            nn.Conv2d(4 * num_frequencies, 2 * channels, 1), nn.SiLU(), nn.Conv2d(2 * channels, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        rows = torch.linspace(0, 1, height, device=x.device, dtype=x.dtype)
+        columns = torch.linspace(0, 1, width, device=x.device, dtype=x.dtype)
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))  # (2, h, w)
+        frequencies = torch.pi * torch.arange(1, self.num_frequencies + 1, device=x.device, dtype=x.dtype)
+        angles = (grid[:, None] * frequencies[:, None, None]).flatten(0, 1)
+        return x + self.mlp(torch.cat([angles.sin(), angles.cos()])[None])
+
+
+def fold_units(video: Tensor, frames_per_unit: int) -> Tensor:
+    """(B, 3, T, H, W) -> (B * U, frames * 3 * 64, h, w): one picture-like tensor per unit."""
+    units = video.unflatten(2, (-1, frames_per_unit)).permute(0, 2, 3, 1, 4, 5)  # (B, U, frames, 3, H, W)
+    return F.pixel_unshuffle(units.flatten(0, 1).flatten(1, 2), PATCH_SIZE)
+
+
+def unfold_units(pictures: Tensor, batch_size: int, frames_per_unit: int, patch_size: int) -> Tensor:
+    """The inverse of `fold_units`, from cells of any patch size."""
+    frames = F.pixel_shuffle(pictures, patch_size).unflatten(1, (frames_per_unit, -1))
+    return frames.unflatten(0, (batch_size, -1)).permute(0, 3, 1, 2, 4, 5).flatten(2, 3)
+
+
+class VideoEncoder(StreamingModule):
+    """(B, 3, T, H, W) -> posterior parameters (B, 2C, U, H / stride, W / stride)."""
+
+    def __init__(self, config: dict) -> None:
+        super().__init__()
+        width, wide = config["cell_channels"], config["latent_width"]
+        inner, outer = config["spatial_strides"]
+        self.frames_per_unit = self.stride = config["frames_per_latent"]
+        self.spatial = nn.Sequential(
+            nn.Conv2d(self.stride * 3 * PATCH_SIZE**2, width, 1),
+            PositionEmbedding(width),
+            ResidualBlock(width),
+            nn.Conv2d(width, wide, inner, inner),
+            ResidualBlock(wide),
+            nn.Conv2d(wide, wide, outer, outer),
+            PositionEmbedding(wide),
+            ResidualBlock(wide),
+        )
+        self.temporal = CausalConv3d(wide, wide, (2, 1, 1))
+        self.head = nn.Conv2d(wide, 2 * config["latent_channels"], 1)
+
+    def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
+        return 3, self.stride, height, width
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        self.check_length(x)
+        units = self.spatial(fold_units(x, self.frames_per_unit)).unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+        mixed, past = self.temporal(units, state)
+        parameters = self.head(F.silu(mixed).transpose(1, 2).flatten(0, 1))
+        return parameters.unflatten(0, (x.shape[0], -1)).transpose(1, 2), past
+
+
+class VideoDecoder(StreamingModule):
+    """Latents (B, C, U, H / stride, W / stride) -> video (B, 3, T, H, W)."""
+
+    def __init__(
+        self,
+        latent_channels: int,
+        frames_per_latent: int,
+        spatial_strides: tuple[int, int],
+        latent_width: int,
+        cell_channels: int,
+        fine_channels: int,
+        depth: int,
+    ) -> None:
+        super().__init__()
+        wide, width = latent_width, cell_channels
+        inner, outer = spatial_strides
+        self.upsample = frames_per_latent
+        self.latent_channels = latent_channels
+        self.temporal = CausalConv3d(latent_channels, wide, (2, 3, 3))
+        self.spatial = nn.Sequential(
+            PositionEmbedding(wide),
+            ResidualBlock(wide),
+            nn.ConvTranspose2d(wide, wide, outer, outer),
+            ResidualBlock(wide),
+            nn.ConvTranspose2d(wide, width, inner, inner),
+            PositionEmbedding(width),
+            *[ResidualBlock(width) for _ in range(depth)],
+        )
+        self.to_pixels = nn.Conv2d(width, frames_per_latent * 3 * PATCH_SIZE**2, 1)
+        # Mouth and eyes are few pixels: a thin branch at twice the cells' resolution draws what the cells leave out.
+        self.fine = nn.Sequential(
+            nn.Conv2d(width, 4 * fine_channels, 1),
+            nn.PixelShuffle(2),
+            PositionEmbedding(fine_channels),
+            ResidualBlock(fine_channels),
+            nn.Conv2d(fine_channels, frames_per_latent * 3 * (PATCH_SIZE // 2) ** 2, 1),
+        )
+        nn.init.zeros_(self.fine[-1].weight)
+        nn.init.zeros_(self.fine[-1].bias)
+
+    def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
+        return self.latent_channels, 1, height, width
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        self.check_length(x)
+        mixed, past = self.temporal(x, state)
+        cells = self.spatial(mixed.transpose(1, 2).flatten(0, 1))
+        coarse = unfold_units(self.to_pixels(cells), x.shape[0], self.upsample, PATCH_SIZE)
+        return coarse + unfold_units(self.fine(cells), x.shape[0], self.upsample, PATCH_SIZE // 2), past
+
+
+class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
+    """Continuous video latents for a live stream: (B, 3, T, H, W) in [-1, 1] <-> (B, C, T / 4, H / s, W / s).
+
+    H and W are multiples of `spatial_stride`; T is a multiple of 4. Latents are standardised with the statistics that
+    live with the weights (report, section 2.1: latent coding; DESIGN section 4: one unit is one latent frame).
+
+    `forward(x, state)` reconstructs from the posterior's mode; `encode` and `decode` are the two halves.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        frames_per_latent: int = 4,
+        spatial_strides: tuple[int, int] = (3, 2),
+        latent_channels: int = 32,
+        latent_width: int = 160,
+        cell_channels: int = 96,
+        fine_channels: int = 32,
+        decoder_depth: int = 2,
+    ) -> None:
+        super().__init__()
+        self.encoder = VideoEncoder(self.config)
+        self.decoder = VideoDecoder(
+            latent_channels,
+            frames_per_latent,
+            spatial_strides,
+            latent_width,
+            cell_channels,
+            fine_channels,
+            decoder_depth,
+        )
+        self.latent_norm = LatentNorm(latent_channels)
+        self.stride = self.upsample = frames_per_latent
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent cell, along each side."""
+        inner, outer = self.config.spatial_strides
+        return PATCH_SIZE * inner * outer
+
+    def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
+        return 3, self.stride, height, width
+
+    def encode(self, video: Tensor, state: State | None = None) -> tuple[DiagonalGaussian, State]:
+        """Video (B, 3, T, H, W) -> posterior over latents (B, C, T / 4, H / s, W / s), next state."""
+        if video.shape[3] % self.spatial_stride or video.shape[4] % self.spatial_stride:
+            raise ValueError(
+                f"height and width must be multiples of {self.spatial_stride}; got {video.shape[3]} x {video.shape[4]}"
+            )
+        parameters, state = self.encoder(video, state)
+        return self.latent_norm.standardize(DiagonalGaussian.from_parameters(parameters)), state
+
+    def decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Latents (B, C, U, h, w) -> video (B, 3, 4 U, H, W), not clamped, next state."""
+        return self.decoder(self.latent_norm.restore(latents), state)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        past, new = substates(state), {}
+        posterior, new["encoder"] = self.encode(x, past["encoder"])
+        video, new["decoder"] = self.decode(posterior.mode(), past["decoder"])
+        return video, new
