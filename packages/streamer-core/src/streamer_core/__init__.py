@@ -1,0 +1,41 @@
+"""The streaming Transformer of open Wan-Streamer: unit layout, key-value state, flow matching."""
+
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast  # noqa: F401
+
+from .cache import KVLayout, advance, append_tail, grow, init_kv_state, read_tail
+from .config import StreamerConfig, preset
+from .latents import pack_audio, pack_video, unpack_audio, unpack_video
+from .layout import UnitLayout
+from .model import StreamerModel, StreamerOutput, UnitStreams, streamer_loss, training_mask
+from .scheduler import FlowMatchScheduler, SchedulerMixin, sample_logit_normal  # noqa: F401
+from .tokenizer import StreamerTokenizer
+from .transformer import StreamerTransformer
+
+AutoConfig.register("wan_streamer", StreamerConfig, exist_ok=True)
+AutoModel.register(StreamerConfig, StreamerModel, exist_ok=True)
+
+__version__ = "0.1.0"
+__all__ = [
+    "FlowMatchScheduler",
+    "KVLayout",
+    "StreamerConfig",
+    "StreamerModel",
+    "StreamerOutput",
+    "StreamerTokenizer",
+    "StreamerTransformer",
+    "UnitLayout",
+    "UnitStreams",
+    "advance",
+    "append_tail",
+    "grow",
+    "init_kv_state",
+    "pack_audio",
+    "pack_video",
+    "preset",
+    "read_tail",
+    "sample_logit_normal",
+    "streamer_loss",
+    "training_mask",
+    "unpack_audio",
+    "unpack_video",
+]

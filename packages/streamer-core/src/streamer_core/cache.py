@@ -1,0 +1,149 @@
+"""Keys and values of a conversation as state: allocated once, written in place, masked by one predicate.
+
+One buffer per session holds three regions side by side: the prompt (the never-evicted sink), a ring of context units
+and a ring of response units. The ring slot of unit k is k modulo the ring's size, so the unit that a slot holds follows
+from the session's own clock and no bookkeeping is stored. A ring has room for its window plus the current unit: a ring
+of exactly the window would drop keys that the first query of a chunk still needs.
+
+The K/V of unit k becomes part of history only when the clock passes k; until then every pass over unit k (each solver
+step, or the passes of a paused row) overwrites the same slots and leaves no trace.
+
+Shape legend: B session, T tokens, S slots, L layers, H key-value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from causal_vae import State
+from torch import Tensor
+
+from .config import StreamerConfig
+from .layout import UnitLayout
+
+
+@dataclass(frozen=True)
+class KVLayout:
+    """The geometry of a session's key-value buffer.
+
+    Args:
+        prompt_capacity: slots of the prompt.
+        context_units, response_units: units that the two rings hold.
+    """
+
+    layout: UnitLayout
+    prompt_capacity: int
+    context_units: int
+    response_units: int
+
+    @classmethod
+    def for_policy(cls, config: StreamerConfig, prompt_capacity: int = 64, capacity_units: int = 64) -> KVLayout:
+        """Rings of the checkpoint's windows; where a window is None (full history), `capacity_units` until it grows."""
+
+        def ring(window: int | None) -> int:
+            return capacity_units if window is None else window + 1
+
+        return cls(UnitLayout(config), prompt_capacity, ring(config.context_window), ring(config.response_window))
+
+    @property
+    def num_slots(self) -> int:
+        layout = self.layout
+        contexts = self.context_units * layout.num_context_tokens
+        return self.prompt_capacity + contexts + self.response_units * layout.num_response_tokens
+
+    def nbytes(self, batch_size: int = 1, bytes_per_number: int = 4) -> int:
+        """Bytes of keys and values, known before a session is admitted."""
+        c = self.layout.config
+        per_slot = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * bytes_per_number
+        return batch_size * self.num_slots * per_slot
+
+    def max_units(self) -> int | None:
+        """Units after which `grow` is due; None when every window is finite and the rings never fill."""
+        c = self.layout.config
+        limits = [self.context_units] if c.context_window is None else []
+        limits += [self.response_units] if c.response_window is None else []
+        return min(limits, default=None)
+
+    def slots(self, unit: Tensor, region: slice) -> Tensor:
+        """(B, T) slots of the token indices `region` (all context, or all response) of units `unit` (B,)."""
+        layout = self.layout
+        tokens = layout.indices(region, unit.device)
+        if region.start < layout.num_context_tokens:
+            base, ring, width = self.prompt_capacity, self.context_units, layout.num_context_tokens
+        else:
+            base = self.prompt_capacity + self.context_units * layout.num_context_tokens
+            ring, width = self.response_units, layout.num_response_tokens
+            tokens = tokens - layout.num_context_tokens
+        return base + (unit % ring)[:, None] * width + tokens
+
+    def mask(self, unit: Tensor, prompt_length: Tensor, region: slice) -> Tensor:
+        """(B, T, S): what the tokens `region` of units `unit` (B,) see, by `UnitLayout.visible`."""
+        layout, device = self.layout, unit.device
+        prompt = torch.arange(self.prompt_capacity, device=device) < prompt_length[:, None]
+        query = layout.indices(region, device)
+        seen = [prompt[:, None].expand(-1, len(query), -1)]
+        for part, ring in ((layout.context, self.context_units), (layout.response, self.response_units)):
+            key = layout.indices(part, device).repeat(ring)  # (slots of the ring)
+            place = torch.arange(ring, device=device).repeat_interleave(part.stop - part.start)
+            distance = ((unit[:, None] - place) % ring)[:, None]  # (B, 1, slots): units in the past that a slot holds
+            seen.append(layout.visible(distance, query[:, None], key) & (distance <= unit.view(-1, 1, 1)))
+        return torch.cat(seen, dim=2)
+
+
+def init_kv_state(kv_layout: KVLayout, batch_size: int, device=None, dtype=torch.float32) -> State:
+    """Empty history: keys and values (B, L, H, S, D), `unit` (B,) the session's clock, `prompt_length` (B,)."""
+    c = kv_layout.layout.config
+    shape = (batch_size, c.num_hidden_layers, c.num_key_value_heads, kv_layout.num_slots, c.head_dim)
+    return {
+        "keys": torch.zeros(shape, device=device, dtype=dtype),
+        "values": torch.zeros(shape, device=device, dtype=dtype),
+        "unit": torch.zeros(batch_size, dtype=torch.int64, device=device),
+        "prompt_length": torch.zeros(batch_size, dtype=torch.int64, device=device),
+    }
+
+
+def read_tail(state: State, slots: Tensor) -> Tensor:
+    """K/V at `slots` (B, T) as one packed tensor (B, 2, L, H, T, D): what crosses from thinker to performer and back."""
+    keys, values = state["keys"], state["values"]
+    where = slots[:, None, None, :, None].expand(-1, keys.shape[1], keys.shape[2], -1, keys.shape[4])
+    return torch.stack([keys.gather(3, where), values.gather(3, where)], dim=1)
+
+
+def append_tail(state: State, slots: Tensor, tail: Tensor) -> None:
+    """Write a packed tail into `slots` (B, T), in place: the receiving side of `read_tail`."""
+    where = slots[:, None, None, :, None].expand_as(tail[:, 0])
+    state["keys"].scatter_(3, where, tail[:, 0])
+    state["values"].scatter_(3, where, tail[:, 1])
+
+
+def advance(state: State) -> State:
+    """Commit the current unit: the clock moves on and what was written for it becomes history."""
+    return {**state, "unit": state["unit"] + 1}
+
+
+def grow(state: State, kv_layout: KVLayout, context_units: int, response_units: int) -> tuple[State, KVLayout]:
+    """Move a full history that has not wrapped yet into larger rings. Windowed rings keep their size.
+
+    Raises:
+        ValueError: a ring would shrink.
+    """
+    if context_units < kv_layout.context_units or response_units < kv_layout.response_units:
+        raise ValueError("a key-value ring cannot shrink; drop the session or open a new one")
+    layout, c = kv_layout.layout, kv_layout.layout.config
+    larger = replace(
+        kv_layout,
+        context_units=context_units if c.context_window is None else kv_layout.context_units,
+        response_units=response_units if c.response_window is None else kv_layout.response_units,
+    )
+    head = kv_layout.prompt_capacity + kv_layout.context_units * layout.num_context_tokens
+    new_head = larger.prompt_capacity + larger.context_units * layout.num_context_tokens
+    tail = kv_layout.response_units * layout.num_response_tokens
+
+    def move(old: Tensor) -> Tensor:
+        new = old.new_zeros(*old.shape[:3], larger.num_slots, old.shape[4])
+        new[:, :, :, :head] = old[:, :, :, :head]
+        new[:, :, :, new_head : new_head + tail] = old[:, :, :, head : head + tail]
+        return new
+
+    return {**state, "keys": move(state["keys"]), "values": move(state["values"])}, larger

@@ -1,0 +1,330 @@
+"""The multi-stream model: six streams of a conversation in, language logits and latent velocities out.
+
+One training forward over a whole sequence and one incremental path over a key-value state; both read `UnitLayout`.
+
+Shape legend: B session, K units, N noisy copies, T tokens, S key slots, V vocabulary, D hidden width.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from causal_vae import CheckedLoading, State
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+
+from .cache import KVLayout
+from .config import StreamerConfig
+from .layout import UnitLayout
+from .scheduler import FlowMatchScheduler
+from .transformer import StreamerTransformer
+
+
+class NoiseLevelEmbedding(nn.Module):
+    """Sinusoidal features of the noise level, then an MLP: (...) -> (..., D). Added to latent tokens at the input."""
+
+    def __init__(self, dim: int, num_frequencies: int = 32) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.mlp = nn.Sequential(nn.Linear(2 * num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        frequencies = torch.exp(torch.linspace(0, math.log(400), self.num_frequencies, device=sigma.device))
+        angles = sigma[..., None].float() * frequencies
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.mlp[0].weight.dtype))
+
+
+@dataclass(frozen=True)
+class UnitStreams:
+    """Both sides of K units, aligned so that `agent_*[k]` answers `user_*[k]` (already shifted by response_delay).
+
+    user_text (B, K, slots) ids, user_audio and user_video (B, K, tokens, perception_dim), state (B, K) ids,
+    agent_text (B, K, slots) ids, audio (B, K, tokens, dim) and video (B, K, tokens, dim) packed clean latents.
+    """
+
+    user_text: Tensor
+    user_audio: Tensor
+    user_video: Tensor
+    state: Tensor
+    agent_text: Tensor
+    audio: Tensor
+    video: Tensor
+
+
+@dataclass(frozen=True)
+class StreamerOutput:
+    """logits (B, K, 1 + text slots, V) for the state and text slots; velocities (B, N, K, tokens, dim)."""
+
+    logits: Tensor
+    audio_velocity: Tensor
+    video_velocity: Tensor
+
+
+class StreamerModel(CheckedLoading, PreTrainedModel):
+    """ONE Transformer that reads the user's streams and predicts the agent's language and latents (report, eq. 1-3)."""
+
+    config_class = StreamerConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DecoderLayer"]
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: StreamerConfig) -> None:
+        super().__init__(config)
+        c = config
+        self.layout = UnitLayout(config)
+        self.model = StreamerTransformer(config)
+        self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
+        self.user_audio_in = nn.Linear(c.perception_dim, c.hidden_size)
+        self.user_video_in = nn.Linear(c.perception_dim, c.hidden_size)
+        self.audio_in = nn.Linear(c.audio_token_dim, c.hidden_size)
+        self.video_in = nn.Linear(c.video_token_dim, c.hidden_size)
+        self.slot_embedding = nn.Embedding(self.layout.num_tokens, c.hidden_size)
+        self.noise_level = NoiseLevelEmbedding(c.hidden_size)
+        self.audio_out = nn.Linear(c.hidden_size, c.audio_token_dim)
+        self.video_out = nn.Linear(c.hidden_size, c.video_token_dim)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            # Latent projections carry continuous values: scale by fan-in, not by the language model's fixed range.
+            latent = isinstance(module, nn.Linear) and module not in (self.lm_head,)
+            std = module.in_features**-0.5 if latent else self.config.initializer_range
+            nn.init.normal_(module.weight, std=std)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_qwen3(cls, pretrained_model_name_or_path: str | os.PathLike, **overrides: Any) -> StreamerModel:
+        """Start from the weights of a `Qwen3ForCausalLM` folder or hub id; `overrides` are `StreamerConfig` fields.
+
+        Text behaviour is kept exactly (`text_forward` gives that model's logits); only the parts that Qwen3 does not
+        have are new. Control tokens take the last rows of the vocabulary unless named: Qwen3 leaves those unused.
+
+        Raises:
+            ValueError: the source is not a Qwen3 checkpoint, uses a sliding window, or its weights do not fit.
+        """
+        source = AutoConfig.from_pretrained(pretrained_model_name_or_path)
+        if source.model_type != "qwen3":
+            raise ValueError(f"{pretrained_model_name_or_path} is a {source.model_type!r} checkpoint; expected 'qwen3'")
+        if source.sliding_window is not None or (source.rope_parameters or {}).get("rope_type", "default") != "default":
+            raise ValueError("Qwen3 checkpoints with a sliding window or scaled rotary positions are not supported")
+        shared = (
+            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
+            "head_dim rms_norm_eps attention_bias tie_word_embeddings initializer_range"
+        ).split()
+        fields = {name: getattr(source, name) for name in shared} | {
+            "rope_theta": source.rope_parameters["rope_theta"],
+            "pad_token_id": source.vocab_size - 3,
+            "state_token_ids": [source.vocab_size - 2, source.vocab_size - 1],
+        }
+        config = StreamerConfig(**fields | overrides)
+        model, info = super(CheckedLoading, cls).from_pretrained(
+            pretrained_model_name_or_path, config=config, output_loading_info=True
+        )
+        ours = {name.split(".")[0] for name, _ in model.named_children()} - {"model", "lm_head"}
+        foreign = [name for name in info["missing_keys"] if name.split(".")[0] not in ours]
+        if foreign or info["unexpected_keys"] or info["mismatched_keys"]:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} does not fit: missing {foreign}, "
+                f"unexpected {list(info['unexpected_keys'])}, mismatched {list(info['mismatched_keys'])}"
+            )
+        return model
+
+    def text_forward(self, input_ids: Tensor) -> Tensor:
+        """A plain causal language model: ids (B, T) -> logits (B, T, V). With Qwen3's weights, Qwen3's logits."""
+        batch, length = input_ids.shape
+        positions = torch.arange(length, device=input_ids.device).expand(batch, 3, length)
+        mask = torch.ones(1, length, length, dtype=torch.bool, device=input_ids.device).tril()
+        return self.lm_head(self.model(self.model.embed_tokens(input_ids), positions, mask))
+
+    # ---- embeddings of one unit's tokens; every one takes and returns a leading (..., tokens, features) ----
+
+    def _with_slots(self, embeddings: Tensor, region: slice) -> Tensor:
+        return embeddings + self.slot_embedding.weight[region]
+
+    def embed_user(self, text: Tensor, audio: Tensor, video: Tensor) -> Tensor:
+        """User streams of a unit -> (..., user tokens, D)."""
+        parts = [self.model.embed_tokens(text), self.user_audio_in(audio), self.user_video_in(video)]
+        return self._with_slots(torch.cat(parts, dim=-2), self.layout.user)
+
+    def embed_language(self, ids: Tensor, region: slice) -> Tensor:
+        """Language slots `region` with token ids (..., slots) -> (..., slots, D)."""
+        return self._with_slots(self.model.embed_tokens(ids), region)
+
+    def embed_response(self, audio: Tensor, video: Tensor, sigma: Tensor) -> Tensor:
+        """Packed latents (..., tokens, dim) at noise level sigma (...) -> (..., response tokens, D)."""
+        latents = torch.cat([self.audio_in(audio), self.video_in(video)], dim=-2)
+        return self._with_slots(latents, self.layout.response) + self.noise_level(sigma)[..., None, :]
+
+    def velocities(self, hidden: Tensor, audio: Tensor, video: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Final hidden states of response tokens, noisy latents and sigma -> velocities of audio and video (eq. 3)."""
+        num_audio = self.config.agent_audio_tokens
+        predictions = self.audio_out(hidden[..., :num_audio, :]), self.video_out(hidden[..., num_audio:, :])
+        if self.config.prediction_type == "velocity":
+            return predictions
+        return tuple(
+            FlowMatchScheduler.velocity_from_sample(noisy, sample, sigma, self.config.min_sigma)
+            for noisy, sample in zip((audio, video), predictions, strict=True)
+        )
+
+    # ---- training: whole sequences ----
+
+    def forward(
+        self,
+        streams: UnitStreams,
+        noisy_audio: Tensor,
+        noisy_video: Tensor,
+        sigma: Tensor,
+        prompt_ids: Tensor | None = None,
+        clock_offset: Tensor | None = None,
+    ) -> StreamerOutput:
+        """Every unit at once: clean tokens as history, and N noisy copies of each response to denoise.
+
+        Args:
+            streams: clean streams; `streams.audio` and `.video` are the history that later units see.
+            noisy_audio, noisy_video: (B, N, K, tokens, dim) at noise level sigma (B, N, K), one level for both.
+            prompt_ids: (B, P) tokens before unit 0, or None.
+            clock_offset: (B,) extra positions between prompt and unit 0, so that far clocks are not new at serving.
+        """
+        layout = self.layout
+        batch, num_copies, num_units = sigma.shape
+        clean = torch.cat(
+            [
+                self.embed_user(streams.user_text, streams.user_audio, streams.user_video),
+                self.embed_language(torch.cat([streams.state[..., None], streams.agent_text], -1), layout.language),
+                self.embed_response(streams.audio, streams.video, sigma.new_zeros(batch, num_units)),
+            ],
+            dim=2,
+        )  # (B, K, tokens per unit, D)
+        noisy = self.embed_response(noisy_audio, noisy_video, sigma)
+        embeddings = torch.cat([clean.flatten(1, 2), noisy.flatten(1, 3)], dim=1)
+        unit = torch.arange(num_units, device=sigma.device)
+        start = torch.zeros(batch, dtype=torch.int64, device=sigma.device)
+        start = start + (0 if prompt_ids is None else prompt_ids.shape[1]) + (0 if clock_offset is None else clock_offset)
+        all_units = unit.expand(batch, -1)
+        positions = [layout.positions(all_units, start, slice(0, layout.num_tokens))]
+        positions += [layout.positions(all_units, start, layout.response)] * num_copies
+        if prompt_ids is not None:
+            embeddings = torch.cat([self.model.embed_tokens(prompt_ids), embeddings], dim=1)
+            positions.insert(0, torch.arange(prompt_ids.shape[1], device=sigma.device).expand(batch, 3, -1))
+        prompt_length = 0 if prompt_ids is None else prompt_ids.shape[1]
+        mask = training_mask(layout, num_units, num_copies, prompt_length, sigma.device)[None]
+        hidden = self.model(embeddings, torch.cat(positions, dim=2), mask)[:, prompt_length:]
+
+        num_clean = num_units * layout.num_tokens
+        language = hidden[:, :num_clean].unflatten(1, (num_units, -1))
+        first = layout.language.start - 1  # the last user token predicts the state slot, each slot the next one
+        logits = self.lm_head(language[:, :, first : first + layout.num_language_slots])
+        responses = hidden[:, num_clean:].unflatten(1, (num_copies, num_units, -1))
+        return StreamerOutput(logits, *self.velocities(responses, noisy_audio, noisy_video, sigma))
+
+    # ---- serving: one unit, against the key-value state ----
+
+    def step(self, embeddings: Tensor, state: State, kv_layout: KVLayout, region: slice) -> Tensor:
+        """One pass over the tokens `region` of each session's current unit; their K/V is written in place.
+
+        Args:
+            embeddings: (B, T, D) of those tokens.
+            state: from `init_kv_state`; `state["unit"]` says which unit each session is in.
+
+        Returns:
+            Final hidden states (B, T, D).
+        """
+        unit, prompt_length = state["unit"], state["prompt_length"]
+        positions = self.layout.positions(unit, prompt_length, region)
+        mask = kv_layout.mask(unit, prompt_length, region)
+        cache = state["keys"], state["values"], kv_layout.slots(unit, region)
+        return self.model(embeddings, positions, mask, cache)
+
+    def prefill(self, prompt_ids: Tensor, state: State, kv_layout: KVLayout) -> State:
+        """Write a prompt (B, P) into an empty state's sink; it is seen by every later token and never evicted.
+
+        Raises:
+            ValueError: the prompt is longer than `kv_layout.prompt_capacity`.
+        """
+        batch, length = prompt_ids.shape
+        if length > kv_layout.prompt_capacity:
+            raise ValueError(f"the prompt has {length} tokens; this session holds {kv_layout.prompt_capacity}")
+        if length:
+            index = torch.arange(length, device=prompt_ids.device)
+            mask = torch.arange(kv_layout.num_slots, device=prompt_ids.device) <= index[:, None]
+            cache = state["keys"], state["values"], index.expand(batch, -1)
+            self.model(self.model.embed_tokens(prompt_ids), index.expand(batch, 3, -1), mask[None], cache)
+        return {**state, "prompt_length": torch.full_like(state["prompt_length"], length)}
+
+
+def training_mask(
+    layout: UnitLayout, num_units: int, num_copies: int, prompt_length: int, device: torch.device | str
+) -> Tensor:
+    """(T, T) boolean mask over [prompt, clean units, noisy copies]: `UnitLayout.visible`, copy by copy."""
+    units = torch.arange(num_units, device=device)
+    tokens = layout.indices(slice(0, layout.num_tokens), device)
+    response = layout.indices(layout.response, device)
+    unit = torch.cat([units.repeat_interleave(layout.num_tokens), units.repeat_interleave(len(response)).repeat(num_copies)])
+    index = torch.cat([tokens.repeat(num_units), response.repeat(num_units * num_copies)])
+    copy = torch.cat(
+        [
+            torch.zeros(num_units * layout.num_tokens, dtype=torch.int64, device=device),
+            torch.arange(1, num_copies + 1, device=device).repeat_interleave(num_units * len(response)),
+        ]
+    )
+    distance = unit[:, None] - unit
+    # The clean tokens are history for all; a noisy copy sees itself in place of its own unit's clean response,
+    # and nobody else sees it.
+    is_response = index >= layout.num_context_tokens
+    from_history = (copy == 0) & ~((copy[:, None] > 0) & is_response & (distance == 0))
+    from_own_copy = (copy == copy[:, None]) & (distance == 0)
+    mask = layout.visible(distance, index[:, None], index) & (from_history | from_own_copy)
+    if not prompt_length:
+        return mask
+    total = prompt_length + len(mask)
+    full = torch.zeros(total, total, dtype=torch.bool, device=device)
+    full[:, :prompt_length] = True
+    full[:prompt_length, :prompt_length] = torch.ones(prompt_length, prompt_length, dtype=torch.bool, device=device).tril()
+    full[prompt_length:, prompt_length:] = mask
+    return full
+
+
+def streamer_loss(
+    output: StreamerOutput,
+    streams: UnitStreams,
+    noise_audio: Tensor,
+    noise_video: Tensor,
+    sigma: Tensor,
+    *,
+    audio_weight: float = 1.0,
+    video_weight: float = 1.0,
+    pad_weight: float = 0.5,
+    pad_token_id: int = 0,
+    sample_weighting: bool = True,
+    valid: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The report's losses: text cross-entropy and joint flow matching (eq. 3), as named terms; sum them.
+
+    Args:
+        noise_audio, noise_video: (B, N, K, tokens, dim), the eps that made the noisy copies.
+        pad_weight: weight of silent text slots relative to words (silence is most of a conversation).
+        sample_weighting: weigh the velocity error by sigma^2, which is the error of the predicted sample.
+        valid: (B, K) boolean, units that count; default all.
+    """
+    valid = torch.ones(sigma.shape[0], sigma.shape[2], device=sigma.device) if valid is None else valid.float()
+    targets = torch.cat([streams.state[..., None], streams.agent_text], dim=-1)
+    entropy = F.cross_entropy(output.logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
+    weight = torch.where(targets == pad_token_id, pad_weight, 1.0) * valid[..., None]
+    terms = {"text": (entropy * weight).sum() / weight.sum().clamp(min=1)}
+    modalities = (
+        ("audio", audio_weight, output.audio_velocity, streams.audio, noise_audio),
+        ("video", video_weight, output.video_velocity, streams.video, noise_video),
+    )
+    for name, factor, velocity, clean, noise in modalities:
+        error = (velocity - FlowMatchScheduler.velocity_target(clean[:, None], noise)).square().mean(dim=(-2, -1))
+        error = error * sigma.clamp(min=0.05).square() if sample_weighting else error
+        terms[name] = factor * (error * valid[:, None]).sum() / (valid.sum() * sigma.shape[1]).clamp(min=1)
+    return terms

@@ -1,0 +1,47 @@
+"""Words to ids and back, with the control tokens of a duplex stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD = "<|pad|>"
+STATES = ("<|listen|>", "<|speak|>")
+
+
+class StreamerTokenizer(PreTrainedTokenizerFast):
+    """A fast tokenizer whose pad token means "nothing said here" and whose state tokens fill the state slot.
+
+    Any fast tokenizer works below it; `train` makes a small byte-level BPE in which each frequent word, with its
+    leading space, is one token, so that a unit's few text slots keep up with speech.
+    """
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int = 1024) -> StreamerTokenizer:
+        """A byte-level BPE of `vocab_size` tokens at most from `texts`; control tokens come first."""
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[PAD, *STATES],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer_object=tokenizer, pad_token=PAD, additional_special_tokens=list(STATES))
+
+    @property
+    def state_ids(self) -> dict[str, int]:
+        """{"listen": id, "speak": id}."""
+        return {name.strip("<|>"): self.convert_tokens_to_ids(name) for name in STATES}
+
+    def encode_words(self, text: str) -> list[int]:
+        """Ids of `text` without control tokens."""
+        return self.encode(text, add_special_tokens=False) if text.strip() else []
+
+    def decode_slots(self, ids: Iterable[int]) -> str:
+        """Text of some slots; pads and other control tokens are silent. Keeps the leading space of a new word."""
+        return self.decode([token for token in ids if token not in self.all_special_ids])

@@ -1,0 +1,153 @@
+"""The Transformer: Qwen3's blocks with three rotary axes and keys and values that live in the caller's state.
+
+Parameter names are Qwen3's, and on pure text (equal axes, causal mask) so are the numbers: real weights load as they
+are. What is unusual here: the model never decides who sees whom. Masks come in as an argument, and with a cache the
+new keys and values are written in place into slots that the caller names, so a denoising pass leaves no trace.
+
+Shape legend: B session, T tokens of this pass, S key slots, L layers, Hq query heads, H key-value heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import StreamerConfig
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class RotaryEmbedding(nn.Module):
+    """Multimodal rotary embedding, interleaved as in Qwen3-VL: each frequency belongs to one of three axes.
+
+    When the three positions of a token agree this is the plain one-axis rotary embedding, to the bit.
+    """
+
+    def __init__(self, config: StreamerConfig) -> None:
+        super().__init__()
+        self.head_dim, self.theta = config.head_dim, config.rope_theta
+        self.axis_of_frequency = [0] * (config.head_dim // 2)
+        for axis, section in enumerate(config.rope_sections[1:], start=1):
+            self.axis_of_frequency[axis : 3 * section : 3] = [axis] * section
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (B, 3, T) -> cosine and sine, each (B, 1, T, D), in float32."""
+        exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
+        frequencies = 1.0 / self.theta**exponents
+        angles = positions[:, self.axis_of_frequency].float().transpose(1, 2) * frequencies
+        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Apply the rotary embedding to (B, heads, T, D)."""
+    first, second = x.chunk(2, dim=-1)
+    return (x * cosine + torch.cat([-second, first], dim=-1) * sine).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: StreamerConfig) -> None:
+        super().__init__()
+        c = config
+        self.head_dim = c.head_dim
+        self.num_groups = c.num_attention_heads // c.num_key_value_heads
+        self.q_proj = nn.Linear(c.hidden_size, c.num_attention_heads * c.head_dim, bias=c.attention_bias)
+        self.k_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=c.attention_bias)
+        self.v_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=c.attention_bias)
+        self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=c.attention_bias)
+        self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
+        self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: tuple[Tensor, Tensor, Tensor] | None
+    ) -> Tensor:
+        batch, length, _ = x.shape
+        query, key, value = (
+            projection(x).view(batch, length, -1, self.head_dim)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        query = rotate(self.q_norm(query).transpose(1, 2), *rotary)
+        key = rotate(self.k_norm(key).transpose(1, 2), *rotary)
+        value = value.transpose(1, 2)
+        if cache is not None:
+            keys, values, slots = cache  # (B, H, S, D) twice, (B, T)
+            where = slots[:, None, :, None].expand_as(key)
+            key, value = keys.scatter_(2, where, key), values.scatter_(2, where, value)
+        # Query heads of a group share their keys: fold them into rows, one larger product instead of several.
+        rows = query.unflatten(1, (-1, self.num_groups)).flatten(2, 3)  # (B, H, groups * T, D)
+        mask = mask.repeat(1, 1, self.num_groups, 1) if self.num_groups > 1 else mask
+        y = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask)
+        y = y.unflatten(2, (self.num_groups, length)).permute(0, 3, 1, 2, 4)
+        return self.o_proj(y.reshape(batch, length, -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: StreamerConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: StreamerConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, rotary, mask: Tensor, cache) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, mask, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class StreamerTransformer(nn.Module):
+    """Embeddings (B, T, hidden) -> final hidden states (B, T, hidden), under whatever mask it is given."""
+
+    def __init__(self, config: StreamerConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = RotaryEmbedding(config)
+        self.gradient_checkpointing = False
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """One pass.
+
+        Args:
+            embeddings: (B, T, hidden).
+            positions: (B, 3, T), any integer type.
+            mask: boolean (B or 1, T, S), True where seen; S is T without a cache.
+            cache: keys and values (B, L, H, S, D), overwritten in place at `slots` (B, T).
+        """
+        rotary = self.rotary_emb(positions)
+        # Added to the scores once as numbers: a boolean mask would be converted anew in every layer.
+        mask = torch.zeros(mask.shape, dtype=embeddings.dtype, device=mask.device).masked_fill_(~mask, float("-inf"))[:, None]
+        x = embeddings
+        for index, layer in enumerate(self.layers):
+            layer_cache = None if cache is None else (cache[0][:, index], cache[1][:, index], cache[2])
+            if self.gradient_checkpointing and self.training:
+                x = torch.utils.checkpoint.checkpoint(layer, x, rotary, mask, layer_cache, use_reentrant=False)
+            else:
+                x = layer(x, rotary, mask, layer_cache)
+        return self.norm(x)

@@ -1,0 +1,188 @@
+"""The clock of a conversation, and the one place where a ragged stream becomes whole units.
+
+One unit is 160 ms: 4 frames at 25 fps and 3,840 samples at 24 kHz. Everything behind this file (encoders, thinker,
+performer) sees whole units only, so nothing there needs to know how a microphone, a browser or a file cuts its stream.
+
+Shapes: audio (1, T) and video (3, T, H, W), float32, both in [-1, 1]; T is time and always dimension 1.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+UNIT_MS = 160
+FRAME_RATE = 25  # Hz
+SAMPLE_RATE = 24_000  # Hz
+FRAMES_PER_UNIT = FRAME_RATE * UNIT_MS // 1000  # 4
+SAMPLES_PER_UNIT = SAMPLE_RATE * UNIT_MS // 1000  # 3840
+
+HEIGHT, WIDTH = 192, 336  # what the report generates; every class below takes other sizes as arguments
+
+
+@dataclass(frozen=True, eq=False)
+class UserUnit:
+    """160 ms of the user: what the thinker takes in.
+
+    audio: (1, 3840) float32 at 24 kHz in [-1, 1].
+    video: (3, 4, H, W) float32 RGB at 25 fps in [-1, 1].
+    text: what the user typed during this unit, or None.
+
+    Raises ValueError if a tensor has another shape, dtype or range, or holds a NaN.
+    """
+
+    audio: Tensor
+    video: Tensor
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_media("audio", self.audio, (1, SAMPLES_PER_UNIT))
+        _check_media("video", self.video, (3, FRAMES_PER_UNIT, None, None))
+
+
+@dataclass(frozen=True, eq=False)
+class AgentUnit:
+    """160 ms of the agent: what a session returns for one `UserUnit`.
+
+    audio: (1, 3840); video: (3, 4, H, W); as in `UserUnit`, but not clamped: they are what the decoders rendered.
+    text: the words of this unit, "" while silent. state: the word of the state slot, for example "LISTEN".
+    index: number of the unit since the session began. latency: stage -> milliseconds.
+    """
+
+    audio: Tensor
+    video: Tensor
+    text: str
+    state: str
+    index: int = 0
+    latency: dict[str, float] = field(default_factory=dict)
+
+
+class UnitBuffer:
+    """Takes a stream in pieces of any length and gives it back in whole units (law 2 of the streaming contract).
+
+    The units that come out are bitwise the same however the pushes were cut. A text belongs to the first unit that is
+    not complete when it is pushed, so it does not matter either how often the caller calls `pop`.
+    A push that is refused (ValueError) changes nothing. Pushed tensors are copied: the caller may reuse its memory.
+
+    max_units bounds each side, because a caller that pushes sound for ever and never a frame would fill the memory.
+    375 units are one minute: 6 MB of sound, and 1.2 GB of video at 192x336 (where the bound is seldom met).
+    """
+
+    def __init__(self, height: int = HEIGHT, width: int = WIDTH, max_units: int = 375) -> None:
+        if height < 1 or width < 1 or max_units < 1:
+            raise ValueError(f"height, width and max_units are at least 1, got {height}, {width} and {max_units}")
+        self.height, self.width, self.max_units = height, width, max_units
+        self._audio, self._video = _Pieces(), _Pieces()
+        self._texts: deque[tuple[int, str]] = deque()  # (unit it belongs to, text)
+        self._num_popped = 0
+        self._last_frame = torch.full((3, 1, height, width), -1.0)  # black, until a frame has been seen
+
+    @property
+    def num_buffered_samples(self) -> int:
+        return self._audio.length
+
+    @property
+    def num_buffered_frames(self) -> int:
+        return self._video.length
+
+    @property
+    def num_buffered_units(self) -> int:
+        """Whole units that `pop` can give now."""
+        return min(self._audio.length // SAMPLES_PER_UNIT, self._video.length // FRAMES_PER_UNIT)
+
+    def push_audio(self, samples: Tensor) -> None:
+        """samples: (1, T) float32 at 24 kHz in [-1, 1], any T."""
+        _check_media("samples", samples, (1, None))
+        self._check_room("audio", self._audio.length + samples.shape[1], SAMPLES_PER_UNIT, "push_video")
+        self._audio.push(samples)
+
+    def push_video(self, frames: Tensor) -> None:
+        """frames: (3, T, H, W) float32 RGB at 25 fps in [-1, 1], any T."""
+        _check_media("frames", frames, (3, None, self.height, self.width))
+        self._check_room("video", self._video.length + frames.shape[1], FRAMES_PER_UNIT, "push_audio")
+        self._video.push(frames)
+
+    def push_text(self, text: str) -> None:
+        """Texts that fall into one unit are joined by a space."""
+        if text:
+            self._texts.append((self._num_popped + self.num_buffered_units, text))
+
+    def pop(self) -> UserUnit | None:
+        """The next unit, or None while fewer than 3,840 samples or fewer than 4 frames are there."""
+        if self.num_buffered_units == 0:
+            return None
+        audio, video = self._audio.take(SAMPLES_PER_UNIT), self._video.take(FRAMES_PER_UNIT)
+        self._last_frame = video[:, -1:].clone()
+        texts = []
+        while self._texts and self._texts[0][0] <= self._num_popped:
+            texts.append(self._texts.popleft()[1])
+        self._num_popped += 1
+        return UserUnit(audio, video, " ".join(texts) or None)
+
+    def flush(self) -> UserUnit | None:
+        """The next unit, padded with silence and the last frame (black if there never was one) if it is not whole.
+
+        None when nothing is left. One unit per call, so a caller at the end of a stream loops until None.
+        """
+        if not (self._audio.length or self._video.length or self._texts):
+            return None
+        if self._audio.length < SAMPLES_PER_UNIT:
+            self._audio.push(torch.zeros(1, SAMPLES_PER_UNIT - self._audio.length))
+        if (num_missing := FRAMES_PER_UNIT - self._video.length) > 0:
+            last = self._video.pieces[-1][:, -1:] if self._video.length else self._last_frame
+            self._video.push(last.expand(-1, num_missing, -1, -1))
+        return self.pop()
+
+    def _check_room(self, side: str, length: int, per_unit: int, other_push: str) -> None:
+        if length > self.max_units * per_unit:
+            raise ValueError(
+                f"this push would make {length} {side} {'samples' if side == 'audio' else 'frames'} wait, the bound is "
+                f"{self.max_units} units = {self.max_units * per_unit}: call pop() between pushes, and {other_push} so "
+                f"that sound and picture advance together (now {self.num_buffered_samples} samples and "
+                f"{self.num_buffered_frames} frames wait); nothing of this push was taken"
+            )
+
+
+class _Pieces:
+    """A queue of tensors (C, T, ...) read along time. Taking costs what is taken, whatever else is waiting."""
+
+    def __init__(self) -> None:
+        self.pieces: deque[Tensor] = deque()
+        self.length = 0  # time steps waiting
+        self._start = 0  # time steps of pieces[0] that are already taken
+
+    def push(self, piece: Tensor) -> None:
+        if piece.shape[1]:
+            self.pieces.append(piece.detach().clone())
+            self.length += piece.shape[1]
+
+    def take(self, num: int) -> Tensor:
+        assert num <= self.length
+        self.length -= num
+        parts = []
+        while num:
+            first = self.pieces[0]
+            part = first[:, self._start : self._start + num]
+            parts.append(part)
+            num -= part.shape[1]
+            self._start += part.shape[1]
+            if self._start == first.shape[1]:
+                self.pieces.popleft()
+                self._start = 0
+        return torch.cat(parts, dim=1)  # a copy even of one part, so that a unit never keeps a long piece alive
+
+
+def _check_media(name: str, x: Tensor, shape: tuple[int | None, ...]) -> None:
+    """ValueError unless x is float32 of this shape (None is any size) with every value in [-1, 1]."""
+    want = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+    if x.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, x.shape, strict=True)):
+        raise ValueError(f"{name} has shape {want}, got {tuple(x.shape)}")
+    if x.dtype != torch.float32:
+        raise ValueError(f"{name} is a torch.float32 tensor in [-1, 1], got {x.dtype}")
+    if x.numel():
+        low, high = x.aminmax()
+        if not (low >= -1 and high <= 1):  # also true of NaN, which compares false
+            raise ValueError(f"{name} is finite and in [-1, 1], got values from {low.item():.4g} to {high.item():.4g}")

@@ -1,0 +1,223 @@
+"""The core's laws: training forward == incremental serving, Qwen3 parity, no trace of a denoising pass."""
+
+import itertools
+
+import pytest
+import torch
+from streamer_core import (
+    KVLayout,
+    StreamerConfig,
+    StreamerModel,
+    UnitStreams,
+    advance,
+    append_tail,
+    grow,
+    init_kv_state,
+    pack_audio,
+    pack_video,
+    preset,
+    read_tail,
+    streamer_loss,
+    unpack_audio,
+    unpack_video,
+)
+from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM
+
+WINDOWS = {"full": (None, None), "windows": (6, 3), "long context": (None, 2)}
+
+
+def tiny_config(**overrides) -> StreamerConfig:
+    fields = {
+        "vocab_size": 40,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "perception_dim": 8,
+        "audio_latent_channels": 3,
+        "video_latent_channels": 2,
+        "video_latent_height": 2,
+        "video_latent_width": 3,
+        "video_patch_height": 1,
+    }
+    return StreamerConfig(**fields | overrides)
+
+
+def tiny_model(**overrides) -> StreamerModel:
+    torch.manual_seed(0)
+    model = StreamerModel(tiny_config(**overrides)).eval()
+    # Larger weights than at the start of training, so that a wrongly seen token would show.
+    return model.requires_grad_(False)
+
+
+def random_streams(config: StreamerConfig, batch: int, num_units: int) -> UnitStreams:
+    c = config
+    ids = lambda *shape: torch.randint(c.vocab_size, (batch, num_units, *shape))  # noqa: E731
+    return UnitStreams(
+        user_text=ids(c.user_text_slots),
+        user_audio=torch.randn(batch, num_units, c.user_audio_tokens, c.perception_dim),
+        user_video=torch.randn(batch, num_units, c.user_video_tokens, c.perception_dim),
+        state=ids(),
+        agent_text=ids(c.agent_text_slots),
+        audio=torch.randn(batch, num_units, c.agent_audio_tokens, c.audio_token_dim),
+        video=torch.randn(batch, num_units, c.agent_video_tokens, c.video_token_dim),
+    )
+
+
+def serve(model, streams, noisy_audio, noisy_video, sigma, prompt_ids, capacity_units=80):
+    """Unit by unit as thinker and performer do it: context in pieces, a scratch pass, one noisy pass, a clean pass."""
+    layout = model.layout
+    batch, num_units = streams.state.shape
+    kv_layout = KVLayout.for_policy(model.config, prompt_capacity=8, capacity_units=capacity_units)
+    state = model.prefill(prompt_ids, init_kv_state(kv_layout, batch), kv_layout)
+    logits, audio_velocity, video_velocity = [], [], []
+    for k in range(num_units):
+        user = model.embed_user(streams.user_text[:, k], streams.user_audio[:, k], streams.user_video[:, k])
+        hidden = [model.step(user, state, kv_layout, layout.user)[:, -1:]]
+        language = torch.cat([streams.state[:, k, None], streams.agent_text[:, k]], dim=1)
+        for i in range(layout.num_language_slots):
+            region = slice(layout.language.start + i, layout.language.start + i + 1)
+            embedded = model.embed_language(language[:, i : i + 1], region)
+            hidden.append(model.step(embedded, state, kv_layout, region))
+        logits.append(model.lm_head(torch.cat(hidden[:-1], dim=1)))
+        scratch = model.embed_response(torch.randn_like(streams.audio[:, k]), torch.randn_like(streams.video[:, k]), torch.ones(batch))
+        model.step(scratch, state, kv_layout, layout.response)  # leaves no trace
+        noisy = noisy_audio[:, 0, k], noisy_video[:, 0, k]
+        hidden = model.step(model.embed_response(*noisy, sigma[:, 0, k]), state, kv_layout, layout.response)
+        for out, velocity in zip((audio_velocity, video_velocity), model.velocities(hidden, *noisy, sigma[:, 0, k]), strict=True):
+            out.append(velocity)
+        clean = model.embed_response(streams.audio[:, k], streams.video[:, k], torch.zeros(batch))
+        model.step(clean, state, kv_layout, layout.response)
+        if k == 20 and kv_layout.max_units() is not None and capacity_units < num_units:
+            state, kv_layout = grow(state, kv_layout, num_units, num_units)
+        state = advance(state)
+    return torch.stack(logits, 1), torch.stack(audio_velocity, 1), torch.stack(video_velocity, 1)
+
+
+@pytest.mark.parametrize(("delay", "windows"), itertools.product((0, 1), WINDOWS))
+def test_training_forward_equals_serving_over_64_units(delay, windows):
+    context_window, response_window = WINDOWS[windows]
+    model = tiny_model(commit_delay=delay, context_window=context_window, response_window=response_window)
+    num_units = 64
+    streams = random_streams(model.config, 2, num_units)
+    noisy_audio = torch.randn(2, 2, *streams.audio.shape[1:])
+    noisy_video = torch.randn(2, 2, *streams.video.shape[1:])
+    sigma = torch.rand(2, 2, num_units).clamp(min=0.1)
+    prompt = torch.randint(40, (2, 5))
+    whole = model(streams, noisy_audio, noisy_video, sigma, prompt)
+    served = serve(model, streams, noisy_audio, noisy_video, sigma, prompt, capacity_units=32 if delay else 80)
+    expected = whole.logits, whole.audio_velocity[:, 0], whole.video_velocity[:, 0]
+    for name, ours, theirs in zip(("logits", "audio", "video"), served, expected, strict=True):
+        difference = (ours - theirs).abs().max().item()
+        assert difference < 1e-5 * max(1, theirs.abs().max().item()), f"{name}: {difference:.1e}"
+
+
+def test_context_does_not_see_what_is_not_committed():
+    """Changing response k reaches context k + 1 with commit_delay 0, and context k + 2 first with 1."""
+    for delay in (0, 1):
+        model = tiny_model(commit_delay=delay, context_window=None, response_window=None)
+        streams = random_streams(model.config, 1, 6)
+        noise = torch.randn(1, 1, *streams.audio.shape[1:]), torch.randn(1, 1, *streams.video.shape[1:])
+        sigma = torch.full((1, 1, 6), 0.5)
+        before = model(streams, *noise, sigma).logits
+        streams.audio[:, 2] += 1.0
+        changed = (model(streams, *noise, sigma).logits - before).abs().amax(dim=(0, 2, 3)) > 1e-7
+        assert changed.tolist() == [k >= 3 + delay for k in range(6)]
+
+
+def test_tail_carries_history_between_two_states():
+    model = tiny_model(context_window=4, response_window=2)
+    layout = model.layout
+    kv_layout = KVLayout.for_policy(model.config, prompt_capacity=4)
+    first, second = init_kv_state(kv_layout, 2), init_kv_state(kv_layout, 2)
+    for _ in range(7):  # past the rings' ends
+        for region in (layout.context, layout.response):
+            model.step(torch.randn(2, region.stop - region.start, 32), first, kv_layout, region)
+            slots = kv_layout.slots(first["unit"], region)
+            append_tail(second, slots, read_tail(first, slots))
+        first, second = advance(first), advance(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_qwen3_parity(tmp_path, tied):
+    torch.manual_seed(0)
+    source = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=60,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            head_dim=12,
+            tie_word_embeddings=tied,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        )
+    ).eval()
+    for parameter in source.parameters():  # norms that are not all ones, weights that matter
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    source.save_pretrained(tmp_path)
+    model = StreamerModel.from_qwen3(tmp_path, perception_dim=8).eval()
+    ids = torch.randint(60, (2, 50))
+    with torch.no_grad():
+        torch.testing.assert_close(model.text_forward(ids), source(ids).logits, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path / "ours")
+    reloaded = AutoModel.from_pretrained(tmp_path / "ours").eval()
+    assert isinstance(reloaded, StreamerModel)
+    with torch.no_grad():
+        assert torch.equal(reloaded.text_forward(ids), model.text_forward(ids))
+
+
+def test_from_qwen3_refuses_other_checkpoints(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="expected 'qwen3'"):
+        StreamerModel.from_qwen3(tmp_path)
+
+
+def test_latents_pack_and_unpack():
+    config = tiny_config(video_patch_height=2, audio_patch_size=2)
+    audio, video = torch.randn(2, 3, 12), torch.randn(2, 2, 3, 2, 3)
+    assert torch.equal(unpack_audio(pack_audio(audio, config), config), audio)
+    assert torch.equal(unpack_video(pack_video(video, config), config), video)
+    assert pack_video(video, config).shape == (2, 3, 3, 4)
+
+
+def test_losses_vanish_for_a_perfect_model_and_only_then():
+    config = tiny_config()
+    model, streams = tiny_model(), random_streams(config, 2, 3)
+    noise = torch.randn(2, 2, *streams.audio.shape[1:]), torch.randn(2, 2, *streams.video.shape[1:])
+    sigma = torch.rand(2, 2, 3).clamp(min=0.1)
+    noisy = [
+        (1 - sigma[..., None, None]) * z[:, None] + sigma[..., None, None] * eps
+        for z, eps in zip((streams.audio, streams.video), noise, strict=True)
+    ]
+    output = model(streams, *noisy, sigma)
+    loss = streamer_loss(output, streams, *noise, sigma)
+    assert all(term > 0 for term in loss.values())
+    perfect = type(output)(output.logits, noise[0] - streams.audio[:, None], noise[1] - streams.video[:, None])
+    perfect = streamer_loss(perfect, streams, *noise, sigma)
+    assert perfect["audio"] == 0 and perfect["video"] == 0
+    nothing = streamer_loss(output, streams, *noise, sigma, valid=torch.zeros(2, 3, dtype=torch.bool))
+    assert nothing["audio"] == 0
+
+
+def test_presets():
+    tiny = preset("tiny")
+    with torch.device("meta"):
+        base = StreamerModel(preset("base"))
+    assert 12 <= StreamerModel(tiny).layout.num_tokens <= 16
+    assert base.layout.counts["agent_video"] == 252
+    assert 0.5e9 < sum(p.numel() for p in base.parameters()) < 0.7e9
+    with pytest.raises(ValueError, match="no preset"):
+        preset("huge")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"commit_delay": 2}, {"response_window": 1, "commit_delay": 1}, {"audio_patch_size": 3}, {"prediction_type": "x"}]
+)
+def test_wrong_configurations_are_refused(wrong):
+    with pytest.raises(ValueError):
+        tiny_config(**wrong)
