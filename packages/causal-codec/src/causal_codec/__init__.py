@@ -1,1 +1,28 @@
-"""x"""
+"""Causal perception encoders (media -> tokens) and rendering decoders (latents -> media) for live streams."""
+
+from diffusers.models.modeling_utils import ModelMixin
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from .audio_encoder import CausalAudioEncoder, CausalAudioEncoderConfig, LogMelFrontEnd
+from .decoders import CausalAudioDecoder, CausalVideoDecoder
+from .video_encoder import CausalVideoEncoder, CausalVideoEncoderConfig
+
+for _config, _model in (
+    (CausalAudioEncoderConfig, CausalAudioEncoder),
+    (CausalVideoEncoderConfig, CausalVideoEncoder),
+):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)
+
+__version__ = "0.1.0"
+__all__ = [
+    "CausalAudioDecoder",
+    "CausalAudioEncoder",
+    "CausalAudioEncoderConfig",
+    "CausalVideoDecoder",
+    "CausalVideoEncoder",
+    "CausalVideoEncoderConfig",
+    "LogMelFrontEnd",
+    "ModelMixin",
+    "PreTrainedModel",
+]

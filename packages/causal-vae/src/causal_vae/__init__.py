@@ -2,7 +2,7 @@
 
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (pipelines look the base class up here)
 
-from .audio_vae import CausalAudioVAE, CausalConvNeXt
+from .audio_vae import AudioDecoder, CausalAudioVAE, CausalConvNeXt
 from .distributions import DiagonalGaussian
 from .layers import CausalConv1d, CausalConv3d, CausalConvTranspose1d
 from .loading import CheckedLoading
@@ -22,10 +22,11 @@ from .streaming import (
     substates,
     unflatten_state,
 )
-from .video_vae import CausalVideoVAE
+from .video_vae import CausalVideoVAE, VideoDecoder
 
 __version__ = "0.1.0"
 __all__ = [
+    "AudioDecoder",
     "CausalAudioVAE",
     "CausalConv1d",
     "CausalConv3d",
@@ -39,6 +40,7 @@ __all__ = [
     "State",
     "StreamingModule",
     "StreamingSequential",
+    "VideoDecoder",
     "clone_state",
     "flatten_state",
     "index_state",

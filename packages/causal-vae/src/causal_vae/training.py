@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from pathlib import Path
 
 import lightning
@@ -83,13 +84,13 @@ def export_vae(vae: CausalAudioVAE | CausalVideoVAE, sample: list[Tensor], folde
     vae.save_pretrained(folder)
 
 
-def build_trainer(run_folder: Path, max_steps: int, validate_every: int, callbacks: list | None = None):
-    """A Trainer that is resumable (`checkpoints/last.ckpt`, at most 10 minutes old), averages weights and shows bars.
+def build_trainer(
+    run_folder: Path, max_steps: int, validate_every: int | None = None, callbacks: list | None = None
+) -> lightning.Trainer:
+    """A Trainer that is resumable (`checkpoints/last.ckpt`, at most 5 minutes old), averages weights and shows bars.
 
     Continue with `trainer.fit(..., ckpt_path=resume_point(run_folder))`.
     """
-    from datetime import timedelta
-
     return lightning.Trainer(
         max_steps=max_steps,
         accelerator="auto",
@@ -97,7 +98,9 @@ def build_trainer(run_folder: Path, max_steps: int, validate_every: int, callbac
         logger=CSVLogger(run_folder, name="", version="metrics"),
         callbacks=[
             EMAWeightAveraging(decay=0.998),
-            ModelCheckpoint(run_folder / "checkpoints", save_last=True, save_top_k=0, train_time_interval=timedelta(minutes=5)),
+            ModelCheckpoint(
+                run_folder / "checkpoints", save_last=True, save_top_k=0, train_time_interval=timedelta(minutes=5)
+            ),
             RichProgressBar(),
             *(callbacks or []),
         ],

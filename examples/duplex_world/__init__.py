@@ -1,0 +1,52 @@
+"""A synthetic duplex world: users and one agent who talk, show and look at each other in 160 ms units.
+
+All of it is synthetic: espeak-ng users, one neural agent voice, drawn faces. Numbers measured in it must say so.
+"""
+
+from .agent_voice import AgentVoice, Rendition, cache_folder
+from .clock import FRAME_RATE, SAMPLE_RATE, UNIT_FRAMES, UNIT_MS, UNIT_SAMPLES
+from .dyad import Dyad, build_dyad
+from .espeak import speak
+from .face import AGENT, NEUTRAL, Identity, face_box, mouth_box, random_identity
+from .grammar import agent_jsgf, agent_phrases
+from .phonemes import PhonemeSpan, arpabet_viseme, espeak_viseme, mouth_track
+from .render import render_frames
+from .scenarios import SCENARIOS
+from .script import AgentSegment, Expectation, UserSegment, VisualEvent
+from .splits import SPLIT_SIZE, SPLITS, USER_VOICES, split_of
+
+__all__ = [
+    "AGENT",
+    "FRAME_RATE",
+    "NEUTRAL",
+    "SAMPLE_RATE",
+    "SCENARIOS",
+    "SPLITS",
+    "SPLIT_SIZE",
+    "UNIT_FRAMES",
+    "UNIT_MS",
+    "UNIT_SAMPLES",
+    "USER_VOICES",
+    "AgentSegment",
+    "AgentVoice",
+    "Dyad",
+    "Expectation",
+    "Identity",
+    "PhonemeSpan",
+    "Rendition",
+    "UserSegment",
+    "VisualEvent",
+    "agent_jsgf",
+    "agent_phrases",
+    "arpabet_viseme",
+    "build_dyad",
+    "cache_folder",
+    "espeak_viseme",
+    "face_box",
+    "mouth_box",
+    "mouth_track",
+    "random_identity",
+    "render_frames",
+    "speak",
+    "split_of",
+]

@@ -1,0 +1,162 @@
+"""The script of a dyad: who says and shows what, when, and what the agent owes. No signals yet.
+
+Times are wall clock: the user acts at any moment (seconds), the agent acts on units.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .agent_voice import AgentVoice
+from .clock import SAMPLE_RATE, UNIT_SECONDS, unit_at, units_for
+from .espeak import speak
+from .phonemes import PhonemeSpan
+from .splits import USER_VOICES
+
+_AUDIBLE = 0.01
+_TAIL_SAMPLES = 600  # 25 ms kept after the last audible sample of a user's phrase
+SAY_SLACK_UNITS = 8  # how many units after the reference's end an answer still counts
+STOP_LIMIT_UNITS = 5  # an interrupted agent is silent this many units (plus the response delay) after the onset
+
+
+@dataclass(frozen=True)
+class UserSegment:
+    """Something the user says: audible in [start, end) seconds; `kind`: question, part, interrupt or backchannel."""
+
+    start: float
+    end: float
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class VisualEvent:
+    """Something the user shows in [start, end) seconds; `kind`: hold, fingers, wave or smile."""
+
+    kind: str
+    start: float
+    end: float
+    object: str = ""
+    color: str = ""
+    fingers: int = -1
+
+
+@dataclass(frozen=True)
+class AgentSegment:
+    """Something the agent says in units [first_unit, end_unit); cut short if `end_unit` < `full_end_unit`."""
+
+    first_unit: int
+    end_unit: int
+    full_end_unit: int
+    text: str
+    waves: bool = False
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What must be true of an agent's performance in units [first_unit, end_unit).
+
+    kind:
+        say       the answer `text` begins in the window; the user was done at `after` seconds, in unit `after_unit`.
+        stop      the agent, speaking when the user cut in at `first_unit`, is silent from `end_unit` on at the latest.
+        continue  the agent goes on speaking through a back-channel.
+        silence   the agent says nothing; `reason` says why one might.
+        wave      the agent waves back.
+    """
+
+    kind: str
+    first_unit: int
+    end_unit: int
+    text: str = ""
+    after: float | None = None
+    after_unit: int | None = None
+    needs_vision: bool = False
+    reason: str = ""
+
+
+@dataclass
+class Script:
+    """Filled by one scenario function; read by `dyad.build_dyad`.
+
+    The law of replies: speech that ends in unit e is answered from unit e + 1 + response_delay on. Whoever serves with
+    that delay has then heard all of unit e and one more unit, in which silence shows that the speech was over.
+    """
+
+    rng: np.random.Generator
+    split: str
+    voice: AgentVoice
+    response_delay: int
+    user_voice: str = ""
+    user_rate: int = 0
+    user_pitch: int = 0
+    start: float = 0.0  # when the user first acts, in seconds
+    user_segments: list[UserSegment] = field(default_factory=list)
+    user_waves: list[tuple[float, np.ndarray, list[PhonemeSpan]]] = field(default_factory=list)
+    visual_events: list[VisualEvent] = field(default_factory=list)
+    agent_segments: list[AgentSegment] = field(default_factory=list)
+    expect: list[Expectation] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.user_voice = self.choose(USER_VOICES[self.split])
+        self.user_rate = int(self.rng.integers(140, 185))
+        self.user_pitch = int(self.rng.integers(35, 70))
+        self.start = self.rng.uniform(0.8, 2.0)
+
+    def choose(self, options: tuple[str, ...]) -> str:
+        """One of the options, at random."""
+        return options[self.rng.integers(len(options))]
+
+    def reaction_unit(self, seconds: float) -> int:
+        """First unit in which the agent may react to what happened at `seconds` (the law of replies)."""
+        return unit_at(seconds) + 1 + self.response_delay
+
+    def user_says(self, text: str, kind: str, at: float) -> float:
+        """The user starts `text` at `at` seconds; returns when the speech ends."""
+        wave, phonemes = speak(text, self.user_voice, self.user_rate, self.user_pitch)
+        audible = np.flatnonzero(np.abs(wave) > _AUDIBLE)
+        wave = wave[: audible[-1] + _TAIL_SAMPLES]
+        end = at + len(wave) / SAMPLE_RATE
+        self.user_waves.append((at, wave, phonemes))
+        self.user_segments.append(UserSegment(float(at + audible[0] / SAMPLE_RATE), float(end), text, kind))
+        return end
+
+    def user_shows(self, kind: str, start: float, end: float = 1e9, **what: str | int) -> None:
+        """The user shows something from `start` to `end` seconds, or to the end of the dyad."""
+        self.visual_events.append(VisualEvent(kind, float(start), float(end), **what))
+
+    def agent_says(self, text: str, unit: int, end_unit: int | None = None, waves: bool = False) -> int:
+        """The agent speaks `text` from `unit` on, at most to `end_unit`; returns the unit after its last."""
+        full_end = unit + units_for(len(self.voice(text).wave))
+        end = full_end if end_unit is None else min(full_end, end_unit)
+        self.agent_segments.append(AgentSegment(unit, end, full_end, text, waves))
+        return end
+
+    def ask(self, question: str, answer: str, at: float, needs_vision: bool = False) -> int:
+        """The user asks, the agent answers in time; returns the unit after the answer."""
+        end = self.user_says(question, "question", at)
+        return self.answer(answer, end, needs_vision=needs_vision)
+
+    def answer(self, text: str, after: float, needs_vision: bool = False, waves: bool = False) -> int:
+        """The agent owes `text` to what ended at `after` seconds; returns the unit after the answer."""
+        end_unit = self.agent_says(text, self.reaction_unit(after), waves=waves)
+        self.expect_answer(text, after, end_unit, needs_vision=needs_vision)
+        return end_unit
+
+    def expect_answer(
+        self, text: str, after: float, end_unit: int, first_unit: int | None = None, needs_vision: bool = False
+    ) -> None:
+        """Note that `text` is owed for what ended at `after` seconds, from `first_unit` (default: the unit of that
+        moment) until shortly after `end_unit`."""
+        after_unit = unit_at(after)
+        first = after_unit if first_unit is None else first_unit
+        until = end_unit + SAY_SLACK_UNITS
+        self.expect.append(Expectation("say", first, until, text, float(after), after_unit, needs_vision))
+
+    def expect_silence(self, first_unit: int, end_unit: int, reason: str) -> None:
+        """Note that the agent must not speak in units [first_unit, end_unit)."""
+        self.expect.append(Expectation("silence", first_unit, end_unit, reason=reason))
+
+
+def seconds_of(unit: int) -> float:
+    """When a unit begins."""
+    return unit * UNIT_SECONDS

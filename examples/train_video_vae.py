@@ -1,0 +1,113 @@
+"""Train the causal video VAE on talking heads, drawn while it trains: mostly the agent, some strangers.
+
+    python examples/train_video_vae.py --preset tiny --run runs/video_vae
+
+Run it again with the same `--run` to continue. The result is `<run>/video_vae`, ready for `CausalVideoVAE.from_pretrained`.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from causal_vae import CausalVideoVAE
+from causal_vae.losses import VideoReconstructionLoss
+from causal_vae.training import VAETraining, build_trainer, export_vae, resume_point
+from duplex_world.agent_voice import AgentVoice
+from duplex_world.dyad import build_dyad
+from duplex_world.face import face_box, mouth_box
+from duplex_world.render import render_frames
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+FRAMES_PER_UNIT = 4
+PRESETS = {
+    "smoke": {"max_steps": 2, "batch_size": 2, "model": {"latent_width": 16, "cell_channels": 16, "fine_channels": 8}},
+    "tiny": {"max_steps": 9000, "batch_size": 3, "model": {}},
+}
+
+
+def emphasis(height: int = 192, width: int = 336) -> Tensor:
+    """(H, W) loss weight of mean one: the face counts more than the wall, the mouth more than the face."""
+    weight = torch.ones(height, width)
+    for (top, left, bottom, right), extra in ((face_box(), 2.0), (mouth_box(), 4.0)):
+        weight[top:bottom, left:right] += extra
+    return weight / weight.mean()
+
+
+def to_video(frames: np.ndarray) -> Tensor:
+    """(T, H, W, 3) uint8 -> (3, T, H, W) in [-1, 1]."""
+    return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
+
+
+class TalkingHeads(IterableDataset):
+    """Endless clips (3, num_units * 4, 192, 336), in [-1, 1]; a share of them shows the agent, the rest users.
+
+    Clips where the agent speaks are preferred: an open mouth is rarer and harder than a closed one.
+    """
+
+    def __init__(self, agent_share: float = 0.85, num_units: int = 2, first_seed: int = 0) -> None:
+        self.agent_share, self.num_frames, self.first_seed = agent_share, num_units * FRAMES_PER_UNIT, first_seed
+
+    def __iter__(self):
+        random = np.random.default_rng(torch.initial_seed() % 2**32 + self.first_seed)
+        voice = AgentVoice()
+        while True:
+            dyad = build_dyad(self.first_seed + int(random.integers(900_000)), voice=voice)
+            for _ in range(3):
+                if random.random() < self.agent_share:
+                    motion, identity = dyad.agent_motion, dyad.agent_identity
+                else:
+                    motion, identity = dyad.user_motion, dyad.user_identity
+                speaking = np.flatnonzero(motion["mouth_open"][: -self.num_frames] > 0.05)
+                if len(speaking) and random.random() < 0.6:
+                    start = int(random.choice(speaking))
+                else:
+                    start = int(random.integers(len(motion["mouth_open"]) - self.num_frames))
+                yield to_video(render_frames(motion, identity, frames=slice(start, start + self.num_frames)))
+
+
+class Pictures(Callback):
+    """Writes frames over their reconstructions after each validation."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_batch_end(self, trainer, module, reconstruction, media, batch_index, dataloader_index=0) -> None:
+        rows = [torch.cat(list(video[:4, :, 2]), dim=2) for video in (media, reconstruction)]
+        pixels = (torch.cat(rows, dim=1).clamp(-1, 1) + 1) * 127.5
+        picture = pixels.byte().permute(1, 2, 0).numpy()
+        Image.fromarray(picture).save(self.folder / f"reconstruction-{trainer.global_step:06d}.png")
+
+
+def main(
+    run: Annotated[Path, typer.Option(help="folder of this run")] = Path("runs/video_vae"),
+    preset: Annotated[str, typer.Option(help=" | ".join(PRESETS))] = "tiny",
+    max_steps: Annotated[int | None, typer.Option(help="instead of the preset's")] = None,
+    agent_share: Annotated[float, typer.Option(help="share of clips that show the agent")] = 0.85,
+    start_from: Annotated[Path | None, typer.Option(help="a video VAE folder whose weights to start from")] = None,
+    num_threads: int = 1,
+) -> None:
+    torch.set_num_threads(num_threads)
+    torch.manual_seed(0)
+    settings = PRESETS[preset]
+    max_steps = max_steps or settings["max_steps"]
+    run.mkdir(parents=True, exist_ok=True)
+    vae = CausalVideoVAE.from_pretrained(start_from) if start_from else CausalVideoVAE(**settings["model"])
+    loss = VideoReconstructionLoss(emphasis())
+    training = VAETraining(vae, loss, kl_weight=2e-5, learning_rate=1.5e-3, max_steps=max_steps)
+    clips = DataLoader(TalkingHeads(agent_share), batch_size=settings["batch_size"])
+    unseen = iter(TalkingHeads(agent_share=0.75, first_seed=1_000_000))
+    held_out = [next(unseen) for _ in range(8)]
+    trainer = build_trainer(run, max_steps, max(2, max_steps // 15), [Pictures(run)])
+    trainer.fit(training, clips, DataLoader(held_out, batch_size=8), ckpt_path=resume_point(run))
+    clips = iter(DataLoader(TalkingHeads(1.0), batch_size=16))
+    export_vae(vae, [next(clips) for _ in range(16)], run / "video_vae")
+    typer.echo(f"saved {run / 'video_vae'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

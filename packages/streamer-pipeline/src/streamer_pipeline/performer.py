@@ -1,0 +1,57 @@
+"""The performer: only the flow-matching solver, over its own copy of the history.
+
+Report, section 2.4; DESIGN section 6. It also commits: after its last solver step it runs one clean pass over y_k,
+whose K/V is exact because its history is exactly context <= k and responses < k.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from causal_vae import State
+from streamer_core import KVLayout, StreamerModel, append_tail, init_kv_state, read_tail
+from torch import Tensor
+
+Latents = dict[str, Tensor]
+
+
+class Solver(Protocol):
+    """Anything that integrates a velocity field from noise to clean latents, `FlowMatchScheduler` for one."""
+
+    def solve(self, velocity, noise: Latents, num_steps: int) -> Latents: ...
+
+
+class Performer:
+    """Denoises audio and video of one unit together and commits them."""
+
+    def __init__(self, streamer: StreamerModel, solver: Solver) -> None:
+        self.streamer, self.layout, self.solver = streamer, streamer.layout, solver
+
+    def start(self, prompt_tail: Tensor, kv_layout: KVLayout) -> State:
+        """State of new sessions from the prompt's K/V (B, 2, L, H, P, D), as `Thinker.start` returned it."""
+        batch, length = prompt_tail.shape[0], prompt_tail.shape[4]
+        kv = init_kv_state(kv_layout, batch, prompt_tail.device, prompt_tail.dtype)
+        append_tail(kv, torch.arange(length, device=prompt_tail.device).expand(batch, -1), prompt_tail)
+        return {**kv, "prompt_length": kv["prompt_length"] + length}
+
+    def perform(
+        self, context_tail: Tensor, noise: Latents, state: State, kv_layout: KVLayout, num_steps: int
+    ) -> Latents:
+        """Append context(k) and solve: noise {"audio": (B, tokens, dim), "video": ...} -> clean latents alike."""
+        append_tail(state, kv_layout.slots(state["unit"], self.layout.context), context_tail)
+
+        def velocity(latents: Latents, sigma: Tensor) -> Latents:
+            embedded = self.streamer.embed_response(latents["audio"], latents["video"], sigma)
+            hidden = self.streamer.step(embedded, state, kv_layout, self.layout.response)
+            velocities = self.streamer.velocities(hidden, latents["audio"], latents["video"], sigma)
+            return dict(zip(("audio", "video"), velocities, strict=True))
+
+        return self.solver.solve(velocity, noise, num_steps)
+
+    def commit(self, latents: Latents, state: State, kv_layout: KVLayout) -> Tensor:
+        """One clean pass (sigma = 0) over y_k; its K/V is history from now on, and the tail goes to the thinker."""
+        sigma = latents["audio"].new_zeros(state["unit"].shape[0])
+        embedded = self.streamer.embed_response(latents["audio"], latents["video"], sigma)
+        self.streamer.step(embedded, state, kv_layout, self.layout.response)
+        return read_tail(state, kv_layout.slots(state["unit"], self.layout.response))

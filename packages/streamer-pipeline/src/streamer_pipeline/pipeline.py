@@ -1,0 +1,283 @@
+"""`StreamerPipeline`: the parts of open Wan-Streamer composed, loaded and saved like any diffusers pipeline.
+
+The pipeline holds weights; conversations are `StreamerSession`s. Components live in other packages, so
+`model_index.json` says `["causal_vae", "CausalVideoVAE"]` and the stock hub download, which knows only diffusers' own
+classes, is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import causal_codec  # noqa: F401  (loading refuses classes of packages that are not imported yet)
+import causal_vae  # noqa: F401
+import streamer_core  # noqa: F401
+import torch
+from causal_vae import State, StreamingModule
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers.utils import BaseOutput
+from huggingface_hub import hf_hub_download, snapshot_download
+from streamer_core import KVLayout, StreamerModel, StreamerTokenizer
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .media import RecordingReader
+from .performer import Performer
+from .session import SessionOptions, StreamerSession
+from .thinker import Renderer, Thinker
+from .units import HEIGHT, WIDTH, AgentUnit, UnitBuffer, UserUnit
+
+BUNDLED = "wan-streamer-tiny"
+
+
+@dataclass
+class StreamerPipelineOutput(BaseOutput):
+    """A whole conversation: audio (1, T) at 24 kHz, video (3, T', H, W) in [-1, 1], the text, and its units."""
+
+    audio: Tensor
+    video: Tensor
+    text: str
+    units: list[AgentUnit]
+
+
+class StreamerPipeline(DiffusionPipeline):
+    """Full-duplex audio-visual conversation in units of 160 ms (report, section 2).
+
+    Args:
+        streamer: the Transformer. tokenizer: its words. scheduler: the solver; anything with `solve` will do.
+        audio_encoder, video_encoder: the user's media -> tokens.
+        audio_vae, video_vae: latent coding; needed to train, and to render where there is no decoder.
+        audio_decoder, video_decoder: latents -> media; None renders with the VAE's own decoder.
+        prompt: system text of sessions that bring none.
+        num_inference_steps: solver steps per unit.
+    """
+
+    model_cpu_offload_seq = "audio_encoder->video_encoder->streamer->audio_decoder->video_decoder"
+    _optional_components = ["audio_vae", "video_vae", "audio_decoder", "video_decoder"]
+
+    def __init__(
+        self,
+        streamer: PreTrainedModel,
+        tokenizer: StreamerTokenizer,
+        scheduler: SchedulerMixin,
+        audio_encoder: PreTrainedModel,
+        video_encoder: PreTrainedModel,
+        audio_vae: ModelMixin | None = None,
+        video_vae: ModelMixin | None = None,
+        audio_decoder: ModelMixin | None = None,
+        video_decoder: ModelMixin | None = None,
+        prompt: str = "",
+        num_inference_steps: int = 4,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            streamer=streamer,
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+            audio_encoder=audio_encoder,
+            video_encoder=video_encoder,
+            audio_vae=audio_vae,
+            video_vae=video_vae,
+            audio_decoder=audio_decoder,
+            video_decoder=video_decoder,
+        )
+        self.register_to_config(prompt=prompt, num_inference_steps=num_inference_steps)
+        for name, module in self.components.items():
+            if isinstance(module, torch.nn.Module):
+                module.eval()
+            if module is None and name not in self._optional_components:
+                raise ValueError(f"StreamerPipeline needs a {name}; pass {name}=... or load a folder that has one")
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        """Raise ValueError where two parts meet as tensors of different width."""
+        config = self.streamer.config
+        for name, wanted in (("audio", config.audio_latent_channels), ("video", config.video_latent_channels)):
+            for part in (getattr(self, f"{name}_vae"), getattr(self, f"{name}_decoder")):
+                channels = getattr(part.config, "latent_channels", wanted) if part is not None else wanted
+                if channels != wanted:
+                    raise ValueError(
+                        f"{type(part).__name__} has {channels} latent channels, the streamer expects {wanted}: a part "
+                        f"with another latent space needs a streamer trained on it"
+                    )
+            if getattr(self, f"{name}_vae") is None and getattr(self, f"{name}_decoder") is None:
+                raise ValueError(f"nothing can render {name}: give {name}_decoder or {name}_vae")
+            width = getattr(self, f"{name}_encoder").config.output_dim
+            if width != config.perception_dim:
+                raise ValueError(f"{name}_encoder gives tokens of width {width}, the streamer takes {config.perception_dim}")
+
+    # ---- the two halves ----
+
+    @property
+    def thinker(self) -> Thinker:
+        return Thinker(
+            self.streamer, self.audio_encoder, self.video_encoder, self._renderer("audio"), self._renderer("video")
+        )
+
+    @property
+    def performer(self) -> Performer:
+        return Performer(self.streamer, self.scheduler)
+
+    def _renderer(self, name: str) -> Renderer:
+        decoder: StreamingModule | None = getattr(self, f"{name}_decoder")
+        return decoder if decoder is not None else getattr(self, f"{name}_vae").decode
+
+    # ---- conversations ----
+
+    @torch.inference_mode()
+    def open_session(
+        self,
+        prompt: str | None = None,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+        temperature: float = 0.0,
+        height: int = HEIGHT,
+        width: int = WIDTH,
+        capacity_units: int = 64,
+    ) -> StreamerSession:
+        """Begin a conversation; the prompt is prefilled once.
+
+        Args:
+            prompt: system text; None takes the checkpoint's own.
+            temperature: of language sampling; 0 always takes the most likely token.
+            height, width: of the user's picture.
+            capacity_units: first size of a full history, which doubles as it fills; windows need no room to grow.
+        """
+        prompt = self.config.prompt if prompt is None else prompt
+        num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if num_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1; got {num_steps}")
+        ids = torch.tensor([self.tokenizer.encode_words(prompt)], dtype=torch.int64, device=self.device)
+        kv_layout = self.kv_layout(max(64, ids.shape[1]), capacity_units)
+        thinking, prompt_tail = self.thinker.start(ids, kv_layout, (height, width))
+        state: State = {"thinker": thinking, "performer": self.performer.start(prompt_tail, kv_layout)}
+        options = SessionOptions(prompt, seed, num_steps, temperature, height, width)
+        return StreamerSession(self, options, kv_layout, state)
+
+    def kv_layout(self, prompt_capacity: int = 64, capacity_units: int = 64) -> KVLayout:
+        """Geometry of a session's history under the checkpoint's windows; `.nbytes()` says what it will take."""
+        return KVLayout.for_policy(self.streamer.config, prompt_capacity, capacity_units)
+
+    def __call__(
+        self,
+        recording: str | os.PathLike | None = None,
+        audio: Tensor | None = None,
+        video: Tensor | None = None,
+        **session_options: Any,
+    ) -> StreamerPipelineOutput:
+        """Talk to a whole recording, unit by unit, as if it were live.
+
+        Args:
+            recording: a file that PyAV opens; or give
+            audio, video: (1, T) at 24 kHz and (3, T', H, W) at 25 fps, in [-1, 1]; the last unit is padded.
+            session_options: as for `open_session`.
+
+        Raises:
+            ValueError: no input, both kinds, or media that cannot be read.
+        """
+        if (recording is None) == (audio is None or video is None):
+            raise ValueError("give either a recording or both audio and video")
+        if recording is not None:
+            height, width = session_options.get("height", HEIGHT), session_options.get("width", WIDTH)
+            source = RecordingReader(recording, height, width)
+        else:
+            session_options |= {"height": video.shape[2], "width": video.shape[3]}
+            source = split_units(audio, video)
+        session = self.open_session(**session_options)
+        units = [session.step(unit) for unit in self.progress_bar(source)]
+        return StreamerPipelineOutput(
+            torch.cat([unit.audio for unit in units], dim=1),
+            torch.cat([unit.video for unit in units], dim=1),
+            "".join(unit.text for unit in units).strip(),
+            units,
+        )
+
+    # ---- loading and saving ----
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike = BUNDLED, **kwargs: Any
+    ) -> StreamerPipeline:
+        """Load a folder, a hub id, or (with no argument, or "wan-streamer-tiny") the checkpoint that ships with us.
+
+        Any component is replaced by keyword: `from_pretrained(..., video_vae=mine)`.
+
+        Raises:
+            ValueError: a part is missing, damaged, of another class than the index says, or does not fit the others.
+        """
+        if str(pretrained_model_name_or_path) == BUNDLED and not Path(BUNDLED).exists():
+            pretrained_model_name_or_path = bundled_checkpoint()
+        path = Path(pretrained_model_name_or_path)
+        if path.exists() or str(path).startswith((".", "/")):
+            _check_pipeline_folder(path, cls, kwargs)
+        kwargs.setdefault("dtype", torch.float32)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """Fetch a pipeline repository's own parts, without those that are overridden by keyword: the local folder."""
+        names = ("cache_dir", "revision", "token", "local_files_only", "force_download")
+        hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        index = cls._dict_from_json_file(hf_hub_download(pretrained_model_name, cls.config_name, **hub))
+        parts = [name for name in _component_names(index) if name not in kwargs]
+        variant = f".{kwargs['variant']}" if kwargs.get("variant") else ""
+        patterns = ("*.json", "*.txt", "*.model", f"*{variant}.safetensors", f"*{variant}-*.safetensors")
+        allow = [cls.config_name, *(f"{part}/{pattern}" for part in parts for pattern in patterns)]
+        ignore = [] if variant else ["*.*.safetensors"]
+        return snapshot_download(pretrained_model_name, allow_patterns=allow, ignore_patterns=ignore, **hub)
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Short, stable names in the index: `["causal_vae", "CausalVideoVAE"]`, wherever in its package a class is."""
+        for name, value in kwargs.items():
+            if isinstance(value, tuple) and len(value) == 2 and value[0] and "." in value[0]:
+                package = sys.modules[value[0].partition(".")[0]]
+                if hasattr(package, value[1]):
+                    kwargs[name] = (package.__name__, value[1])
+        super().register_to_config(**kwargs)
+
+
+def bundled_checkpoint() -> Path:
+    """The folder of the checkpoint that is packaged with this distribution."""
+    return Path(str(files("streamer_pipeline"))) / "checkpoints" / BUNDLED
+
+
+def split_units(audio: Tensor, video: Tensor) -> list[UserUnit]:
+    """Whole recordings (1, T), (3, T', H, W) -> units, the last one padded."""
+    buffer = UnitBuffer(video.shape[2], video.shape[3], max_units=10**9)
+    buffer.push_audio(audio)
+    buffer.push_video(video)
+    units = []
+    while (unit := buffer.flush()) is not None:
+        units.append(unit)
+    return units
+
+
+def _component_names(index: dict[str, Any]) -> list[str]:
+    """The components that an index lists and that were not saved as None."""
+    return [name for name, value in index.items() if isinstance(value, list) and value[0] and not name.startswith("_")]
+
+
+def _check_pipeline_folder(folder: Path, cls: type, overrides: dict[str, Any]) -> None:
+    """Raise ValueError, before any weight is read, unless `folder` is a pipeline with all its parts."""
+    index_file = folder / cls.config_name
+    if not index_file.is_file():
+        raise ValueError(f"{folder} is not a pipeline folder: it has no {cls.config_name}; save one with save_pretrained")
+    index = cls._dict_from_json_file(index_file)
+    if index.get("_class_name") != cls.__name__:
+        raise ValueError(f"{folder} holds a {index.get('_class_name')}, not a {cls.__name__}")
+    for name in _component_names(index):
+        if name in overrides:
+            continue
+        package, class_name = index[name]
+        if package not in sys.modules:
+            raise ValueError(
+                f"{folder} uses {class_name} of the package {package!r} as its {name}: install that package and import "
+                f"it before loading, or pass {name}=..."
+            )
+        if not (folder / name).is_dir():
+            raise ValueError(f"{folder} lacks the folder {name!r} that its index lists; copy it, or pass {name}=...")
