@@ -16,9 +16,10 @@ from causal_vae import CausalAudioVAE
 from causal_vae.losses import AudioReconstructionLoss
 from causal_vae.training import VAETraining, build_trainer, export_vae, resume_point
 from duplex_world.agent_voice import AgentVoice
-from duplex_world.espeak import USER_VOICES, speak
+from duplex_world.espeak import speak
 from duplex_world.grammar import USER_PHRASINGS
 from duplex_world.real_media import real_prompts
+from duplex_world.splits import USER_VOICES
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -35,7 +36,7 @@ def speech_sources() -> list[tuple[float, np.ndarray]]:
     agent_voice = AgentVoice()
     agent = [part for phrase in agent_voice.phrases for part in (agent_voice(phrase).wave, pause)]
     requests = [text for texts in USER_PHRASINGS.values() for text in texts if "%s" not in text]
-    users = [speak(text, voice)[0] for voice in USER_VOICES[::3] for text in requests]
+    users = [speak(text, voice)[0] for voice in USER_VOICES["train"] for text in requests]
     prompts = [prompt.wave for prompt in real_prompts()[40:]]  # the first 40 are never trained on
     return [(share, np.concatenate(clips)) for share, clips in ((0.6, agent), (0.15, users), (0.25, prompts))]
 

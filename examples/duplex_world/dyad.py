@@ -172,7 +172,7 @@ def _agent_speech(script: Script, num_units: int) -> tuple[np.ndarray, list[list
 
 def _user_motion(script: Script, num_frames: int) -> Tracks:
     motion = idle_motion(num_frames, script.rng, liveliness=1.4)
-    motion["hand_x"] += script.rng.uniform(-9, 14)
+    motion["hand_x"] += script.rng.uniform(-9, 9)
     motion["hand_y"] += script.rng.uniform(-10, 8)
     for start, wave_, phonemes in script.user_waves:
         mouth = mouth_track(phonemes, int(np.ceil(len(wave_) * FRAME_RATE / SAMPLE_RATE)), espeak_viseme)

@@ -1,7 +1,7 @@
-"""Causal perception encoders (media -> tokens) and rendering decoders (latents -> media) for live streams."""
+"""Causal perception encoders and small rendering decoders for live audio and video."""
 
-from diffusers.models.modeling_utils import ModelMixin
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (pipelines look base classes up here)
+from transformers import AutoConfig, AutoModel, PreTrainedModel  # noqa: F401
 
 from .audio_encoder import CausalAudioEncoder, CausalAudioEncoderConfig, LogMelFrontEnd
 from .decoders import CausalAudioDecoder, CausalVideoDecoder
@@ -23,6 +23,4 @@ __all__ = [
     "CausalVideoEncoder",
     "CausalVideoEncoderConfig",
     "LogMelFrontEnd",
-    "ModelMixin",
-    "PreTrainedModel",
 ]

@@ -1,112 +1,168 @@
-"""What the user sounds like: a causal log-mel encoder, a fixed number of tokens per 160 ms unit.
+"""What the agent hears: 24 kHz audio -> a fixed number of tokens per unit, strictly causal. Top to bottom.
 
-Shape legend: B session, T samples, F frames (100 Hz), N tokens, D token width.
+A log-mel front end whose frames end where their hop ends, then causal convolutions down to the token rate. Loudness is
+split from timbre frame by frame, so a quiet user sounds like a loud one to every channel but one.
+
+Shape legend: B session, T samples, F = T / 240 frames (100 Hz), M mel bands, N = T / 1920 tokens (12.5 Hz).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from causal_vae import CausalConv1d, CausalConvNeXt, CheckedLoading, State, StreamingModule, StreamingSequential
+from causal_vae import CausalConv1d, CausalConvNeXt, State, StreamingModule, StreamingSequential
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
-UNIT_MS = 160
+from .perception import PerceptionEncoder
 
 
 @strict
 class CausalAudioEncoderConfig(PreTrainedConfig):
-    """Args: tokens_per_unit tokens of width output_dim per 160 ms; `depth` ConvNeXt blocks at each of three rates."""
+    """Shape of `CausalAudioEncoder`.
+
+    Args:
+        unit_ms, tokens_per_unit: the clock (DESIGN section 4): so many tokens for every unit of sound.
+        hop_length, window_length, num_mels: the log-mel front end, in samples and bands.
+        strides, widths, depths: one stage each: a convolution that divides the rate by its stride, then `depth` blocks.
+        kernel_size: taps of each block, at the rate of its stage.
+        output_dim: width of a token; the Transformer's `perception_dim`.
+    """
 
     model_type = "causal_audio_encoder"
 
     sample_rate: int = 24_000
-    hop_length: int = 240
-    window_size: int = 720
-    num_mels: int = 64
-    hidden_dim: int = 128
-    depth: int = 2
+    unit_ms: int = 160
     tokens_per_unit: int = 2
+    hop_length: int = 240
+    window_length: int = 960
+    num_mels: int = 64
+    strides: list[int] | None = None
+    widths: list[int] | None = None
+    depths: list[int] | None = None
+    kernel_size: int = 7
     output_dim: int = 128
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.strides = self.strides or [2, 2, 2]
+        self.widths = self.widths or [96, 128, 160]
+        self.depths = self.depths or [2, 2, 1]
+        super().__post_init__(**kwargs)
+        if not len(self.strides) == len(self.widths) == len(self.depths):
+            raise ValueError(
+                f"CausalAudioEncoderConfig: strides, widths and depths name the same stages; they have "
+                f"{len(self.strides)}, {len(self.widths)} and {len(self.depths)} entries"
+            )
+        samples_per_unit = self.sample_rate * self.unit_ms // 1000
+        if self.samples_per_token * self.tokens_per_unit != samples_per_unit:
+            raise ValueError(
+                f"CausalAudioEncoderConfig: {self.tokens_per_unit} tokens of {self.samples_per_token} samples "
+                f"(hop_length times strides) are not one unit of {samples_per_unit} samples"
+            )
+        if self.window_length < self.hop_length:
+            raise ValueError(
+                f"CausalAudioEncoderConfig: a window of {self.window_length} samples would skip samples at "
+                f"hop_length {self.hop_length}"
+            )
 
     @property
     def samples_per_token(self) -> int:
-        return self.sample_rate * UNIT_MS // 1000 // self.tokens_per_unit
+        samples = self.hop_length
+        for stride in self.strides:
+            samples *= stride
+        return samples
+
+
+def build_mel_spectrogram(sample_rate: int, window_length: int, hop_length: int, num_mels: int) -> nn.Module:
+    """torchaudio's magnitude mel spectrogram without centring: (B, T) -> (B, M, F).
+
+    torchaudio is imported here, not with the package: where its build does not match torch's, only hearing is lost.
+
+    Raises:
+        ImportError: torchaudio is missing or does not work beside the installed torch.
+    """
+    try:
+        from torchaudio.transforms import MelSpectrogram
+    except (ImportError, OSError) as error:
+        raise ImportError(
+            f"CausalAudioEncoder needs a torchaudio that matches torch {torch.__version__} ({error}); "
+            "install both from the same index: pip install torch torchaudio"
+        ) from error
+    # The filters are checked while they are built, which has no meaning on the meta device that loading builds on.
+    with torch.device("cpu"):
+        return MelSpectrogram(
+            sample_rate, window_length, hop_length=hop_length, n_mels=num_mels, f_min=40.0, center=False, power=1.0
+        )
 
 
 class LogMelFrontEnd(StreamingModule):
-    """torchaudio's mel spectrogram as a stream: (B, 1, T) -> log-mel (B, num_mels, F), frame k ends with hop k.
+    """Waveform (B, 1, T) -> log-mel (B, M, F), about -2 to 2. Frame f ends where hop f ends: no look-ahead.
 
-    State: the last `window - hop` samples.
+    State: the last `window_length - hop_length` samples.
     """
 
-    def __init__(self, config: CausalAudioEncoderConfig) -> None:
+    def __init__(self, sample_rate: int, window_length: int, hop_length: int, num_mels: int) -> None:
         super().__init__()
-        try:
-            from torchaudio.transforms import MelSpectrogram
-        except (ImportError, OSError) as error:
-            raise ImportError(
-                "CausalAudioEncoder needs a torchaudio that matches torch: `pip install torch torchaudio` together"
-            ) from error
-        self.stride, self.num_past = config.hop_length, config.window_size - config.hop_length
-        # On the CPU even while a checkpoint loads on the meta device: torchaudio computes filters from numbers.
-        with torch.device("cpu"):
-            self.mel = MelSpectrogram(
-                config.sample_rate,
-                config.window_size,
-                hop_length=config.hop_length,
-                f_min=40.0,
-                n_mels=config.num_mels,
-                power=1.0,
-                center=False,
-            )
+        self.stride = hop_length
+        self.num_past = window_length - hop_length
+        # Its window and filters are persistent buffers: transformers gives non-persistent ones back uninitialised.
+        self.mel = build_mel_spectrogram(sample_rate, window_length, hop_length, num_mels)
 
     def chunk_shape(self) -> tuple[int, ...]:
         return 1, self.stride
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         self.check_length(x)
-        past = x.new_zeros(x.shape[0], 1, self.num_past) if state is None else state
-        x = torch.cat([past, x], dim=2)
-        mel = torch.log(self.mel(x[:, 0]) + 1e-2)
-        return mel, x[:, :, x.shape[2] - self.num_past :].contiguous().clone()
+        past = x.new_zeros(x.shape[0], self.num_past) if state is None else state
+        wave = torch.cat([past, x[:, 0]], dim=1)
+        # The floor hides a recording's noise below about -60 dB, so that silence is the same in every room.
+        log_mel = torch.log(self.mel(wave) + 1e-2) / 2
+        return log_mel, wave[:, wave.shape[1] - self.num_past :].clone(memory_format=torch.contiguous_format)
 
 
-class CausalAudioEncoder(CheckedLoading, PreTrainedModel, StreamingModule):
-    """User audio (B, 1, T) at 24 kHz -> tokens (B, N, D), strictly causal (report, section 2.1: perception)."""
+class SplitLevel(nn.Module):
+    """Log-mel (B, M, F) -> each frame's shape about its mean, and the mean as one more channel: (B, M + 1, F)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = x.mean(dim=1, keepdim=True)
+        return torch.cat([x - level, level], dim=1)
+
+
+class CausalAudioEncoder(PerceptionEncoder):
+    """The user's voice as tokens: (B, 1, T) at 24 kHz -> (B, T / samples_per_token, output_dim).
+
+    With the default sizes a token has heard more than one second, enough for a word; chunks may be as short as one
+    token (80 ms). Report, section 2.1: causal perception encoders; their sizes are this project's choice.
+    """
 
     config_class = CausalAudioEncoderConfig
+    base_model_prefix = "audio_encoder"
     main_input_name = "audio"
-    out_time_axis = 1
 
     def __init__(self, config: CausalAudioEncoderConfig) -> None:
         super().__init__(config)
-        c, dim = config, config.hidden_dim
-        ratio = c.samples_per_token // c.hop_length
-        if c.samples_per_token % (2 * c.hop_length):
-            raise ValueError(f"{c.tokens_per_unit} tokens per unit do not fall on an even number of hops of {c.hop_length}")
-        self.stride = c.samples_per_token
-
-        def blocks(kernel_size: int) -> list[nn.Module]:
-            return [CausalConvNeXt(dim, 2 * dim, kernel_size) for _ in range(c.depth)]
-
-        self.layers = StreamingSequential(
-            LogMelFrontEnd(config),
-            CausalConv1d(c.num_mels, dim, 5, stride=2),
-            *blocks(7),
-            CausalConv1d(dim, dim, ratio, stride=ratio // 2),
-            *blocks(5),
-        )
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, c.output_dim), nn.LayerNorm(c.output_dim))
+        layers: list[nn.Module] = [
+            LogMelFrontEnd(config.sample_rate, config.window_length, config.hop_length, config.num_mels),
+            SplitLevel(),
+        ]
+        width = config.num_mels + 1
+        for stride, next_width, depth in zip(config.strides, config.widths, config.depths, strict=True):
+            layers += [CausalConv1d(width, next_width, 2 * stride, stride), nn.GELU()]
+            layers += [CausalConvNeXt(next_width, 2 * next_width, config.kernel_size) for _ in range(depth)]
+            width = next_width
+        self.layers = StreamingSequential(*layers)
+        self.project = nn.Linear(width, config.output_dim)
+        self.norm = nn.LayerNorm(config.output_dim)
+        self.stride = config.samples_per_token
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Layers initialise themselves."""
 
     def chunk_shape(self) -> tuple[int, ...]:
         return 1, self.stride
 
     def forward(self, audio: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Audio (B, 1, T), T a multiple of `samples_per_token` -> tokens (B, N, output_dim), next state."""
         self.check_length(audio)
         features, state = self.layers(audio, state)
-        return self.head(features.transpose(1, 2)), state
+        return self.norm(self.project(features.transpose(1, 2))), state

@@ -1,4 +1,10 @@
-"""Latents to media within the budget of a unit: small causal decoders, distilled from a VAE's own decoder."""
+"""Small renderers made for the 160 ms budget: standardised VAE latents -> media, distilled from the VAE's own decoder.
+
+They are the VAE's decoders with less width, so what there is to know about their layers stands there. The latents'
+statistics need no place here: latents arrive standardised, and the first convolution learns the rest.
+
+Shape legend: B session, L audio latents, U units, C latent channels, H x W pixels.
+"""
 
 from __future__ import annotations
 
@@ -9,50 +15,60 @@ from torch import Tensor
 
 
 class CausalAudioDecoder(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
-    """Standardised audio latents (B, C, L) -> waveform (B, 1, L * hop_length * frames_per_latent)."""
+    """Audio latents (B, C, L) -> waveform (B, 1, L * frames_per_latent * hop_length) at `sample_rate`.
+
+    The first four arguments are those of the audio VAE whose latents it renders.
+    """
 
     @register_to_config
     def __init__(
         self,
+        sample_rate: int = 24_000,
+        hop_length: int = 240,
+        frames_per_latent: int = 4,
         latent_channels: int = 16,
         dim: int = 160,
         depth: int = 3,
-        frames_per_latent: int = 4,
-        hop_length: int = 240,
     ) -> None:
         super().__init__()
         self.decoder = AudioDecoder(latent_channels, dim, depth, frames_per_latent, hop_length)
-        self.stride, self.upsample = self.decoder.stride, self.decoder.upsample
+        self.upsample = frames_per_latent * hop_length
 
     def chunk_shape(self) -> tuple[int, ...]:
-        return self.decoder.chunk_shape()
+        return self.config.latent_channels, 1
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return self.decoder(x, state)
+    def forward(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Latents (B, C, L) -> audio (B, 1, L * upsample), next state."""
+        return self.decoder(latents, state)
 
 
 class CausalVideoDecoder(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
-    """Standardised video latents (B, C, U, h, w) -> video (B, 3, U * frames_per_latent, H, W), not clamped."""
+    """Video latents (B, C, U, H / s, W / s) -> video (B, 3, 4 U, H, W), not clamped.
+
+    The first three arguments are those of the video VAE whose latents it renders; s is 8 times both spatial strides.
+    """
 
     @register_to_config
     def __init__(
         self,
-        latent_channels: int = 32,
         frames_per_latent: int = 4,
         spatial_strides: tuple[int, int] = (3, 2),
-        latent_width: int = 112,
+        latent_channels: int = 32,
+        latent_width: int = 96,
         cell_channels: int = 64,
         fine_channels: int = 24,
         depth: int = 2,
     ) -> None:
         super().__init__()
         self.decoder = VideoDecoder(
-            latent_channels, frames_per_latent, tuple(spatial_strides), latent_width, cell_channels, fine_channels, depth
+            latent_channels, frames_per_latent, spatial_strides, latent_width, cell_channels, fine_channels, depth
         )
         self.upsample = frames_per_latent
 
     def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
-        return self.decoder.chunk_shape(height, width)
+        """`height` and `width` count latent cells."""
+        return self.config.latent_channels, 1, height, width
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return self.decoder(x, state)
+    def forward(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Latents (B, C, U, h, w) -> video (B, 3, 4 U, H, W), next state."""
+        return self.decoder(latents, state)

@@ -1,113 +1,133 @@
-"""What the user looks like: a small picture per look, encoded alone, then mixed causally in time.
+"""What the agent sees: 25 fps video -> a fixed number of tokens per unit, strictly causal. Top to bottom.
 
-Shape legend: B session, T frames, L looks, N tokens, D token width.
+It looks at the last frame of each group (one look per unit by default), at low resolution, and keeps where things are:
+a raised hand and a smile differ by place as much as by shape, so the grid is flattened, never averaged.
+
+Shape legend: B session, T frames, L = T / frames_per_look looks, H x W camera picture, h x w the picture looked at.
 """
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 import torch.nn.functional as F
-from causal_vae import CausalConv1d, CheckedLoading, State, StreamingModule
+from causal_vae import CausalConv1d, State
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
-UNIT_MS = 160
+from .perception import PerceptionEncoder
 
 
 @strict
 class CausalVideoEncoderConfig(PreTrainedConfig):
-    """What is looked at and what comes out.
+    """Shape of `CausalVideoEncoder`.
 
     Args:
-        input_frame_rate, frame_rate: Hz of the camera and of the looks; the last frame of each group is looked at.
-        image_height, image_width: size that a look is reduced to.
-        widths: channels of the strided convolutions; each halves the picture.
-        tokens_per_unit, output_dim: tokens per 160 ms and their width.
+        image_height, image_width: size of the picture looked at; multiples of 2 to the number of `widths`.
+        input_frame_rate, frame_rate: the camera's rate and the rate of looks, in Hz.
+        unit_ms, tokens_per_unit: the clock (DESIGN section 4): so many tokens for every unit of video.
+        widths: channels of the convolutions, each of which halves the grid; multiples of `group_size`.
+        group_size: channels that are normalised together.
+        frame_dim: width of one look.
+        kernel_size: looks that one token sees.
+        output_dim: width of a token; the Transformer's `perception_dim`.
     """
 
     model_type = "causal_video_encoder"
 
-    input_frame_rate: float = 25.0
-    frame_rate: float = 6.25
     image_height: int = 64
     image_width: int = 112
-    widths: list[int] | None = None
-    hidden_dim: int = 192
-    temporal_kernel: int = 4
+    input_frame_rate: float = 25.0
+    frame_rate: float = 6.25
+    unit_ms: int = 160
     tokens_per_unit: int = 2
+    widths: list[int] | None = None
+    group_size: int = 8
+    frame_dim: int = 160
+    kernel_size: int = 3
     output_dim: int = 128
 
-    def __post_init__(self, **kwargs) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         self.widths = self.widths or [24, 48, 64, 96]
         super().__post_init__(**kwargs)
+        shrink = 2 ** len(self.widths)
+        looks_per_unit = self.frame_rate * self.unit_ms / 1000
+        requirements = {
+            f"image_height and image_width must be multiples of {shrink}": self.image_height % shrink == 0
+            and self.image_width % shrink == 0,
+            "input_frame_rate must be a multiple of frame_rate": self.input_frame_rate % self.frame_rate == 0,
+            "a unit must hold a whole number of looks": looks_per_unit == int(looks_per_unit) > 0,
+            "tokens_per_unit must be a multiple of the looks per unit": self.tokens_per_unit % looks_per_unit == 0,
+            "widths must be multiples of group_size": not any(width % self.group_size for width in self.widths),
+        }
+        for requirement, holds in requirements.items():
+            if not holds:
+                raise ValueError(f"CausalVideoEncoderConfig: {requirement}")
 
     @property
     def frames_per_look(self) -> int:
-        return round(self.input_frame_rate / self.frame_rate)
+        return int(self.input_frame_rate / self.frame_rate)
 
     @property
-    def looks_per_unit(self) -> int:
-        return round(self.frame_rate * UNIT_MS / 1000)
+    def tokens_per_look(self) -> int:
+        return int(self.tokens_per_unit / (self.frame_rate * self.unit_ms / 1000))
 
 
-class ChannelNorm2d(nn.Module):
-    """RMS norm over the channels of (N, C, h, w)."""
+class CausalVideoEncoder(PerceptionEncoder):
+    """The user's picture as tokens: (B, 3, T, H, W) in [-1, 1] -> (B, T / 4 * tokens_per_unit, output_dim).
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-6) * self.scale
-
-
-class CausalVideoEncoder(CheckedLoading, PreTrainedModel, StreamingModule):
-    """User video (B, 3, T, H, W) in [-1, 1] -> tokens (B, N, D), strictly causal (report, section 2.1: perception)."""
+    Any height and width: pictures are resized to the configured size, whatever their shape. Report, section 2.1:
+    causal perception encoders; their sizes are this project's choice.
+    """
 
     config_class = CausalVideoEncoderConfig
+    base_model_prefix = "video_encoder"
     main_input_name = "video"
-    out_time_axis = 1
 
     def __init__(self, config: CausalVideoEncoderConfig) -> None:
         super().__init__(config)
-        c = config
-        if c.looks_per_unit < 1 or c.tokens_per_unit % c.looks_per_unit:
-            raise ValueError(f"{c.tokens_per_unit} tokens per unit cannot be shared by {c.looks_per_unit} looks per unit")
-        self.stride, self.upsample = c.frames_per_look, c.tokens_per_unit // c.looks_per_unit
         layers: list[nn.Module] = []
-        for channels_in, channels in zip([3, *c.widths], c.widths, strict=False):
-            layers += [nn.Conv2d(channels_in, channels, 3, 2, 1), ChannelNorm2d(channels), nn.GELU()]
-        self.look = nn.Sequential(*layers, nn.Flatten())
-        shrink = 2 ** len(c.widths)
-        cells = -(-c.image_height // shrink) * -(-c.image_width // shrink)
-        self.flat = nn.Linear(c.widths[-1] * cells, c.hidden_dim)  # keeps where things are, unlike pooling
-        self.temporal = CausalConv1d(c.hidden_dim, c.hidden_dim, c.temporal_kernel)
-        self.head = nn.Linear(c.hidden_dim, self.upsample * c.output_dim)
-        self.norm = nn.LayerNorm(c.output_dim)
+        for width_in, width in zip([3, *config.widths], config.widths, strict=False):
+            layers += [
+                nn.Conv2d(width_in, width, 3, stride=2, padding=1),
+                nn.GroupNorm(width // config.group_size, width),
+                nn.GELU(),
+            ]
+        cells = config.image_height * config.image_width // 4 ** len(config.widths)
+        self.look = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(cells * config.widths[-1], config.frame_dim), nn.GELU()
+        )
+        self.temporal = CausalConv1d(config.frame_dim, config.frame_dim, config.kernel_size)
+        self.project = nn.Linear(config.frame_dim, config.tokens_per_look * config.output_dim)
+        self.norm = nn.LayerNorm(config.output_dim)
+        self.stride, self.upsample = config.frames_per_look, config.tokens_per_look
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Layers initialise themselves."""
-
-    def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
-        return 3, self.stride, height, width
+    def chunk_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, ...]:
+        """The state does not depend on the camera's size, so it may be left out."""
+        return 3, self.stride, height or self.config.image_height, width or self.config.image_width
 
     def forward(self, video: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Video (B, 3, T, H, W), T a multiple of `stride` -> tokens (B, L * upsample, output_dim), next state."""
         self.check_length(video)
         frames = video[:, :, self.stride - 1 :: self.stride]
         size = self.config.image_height, self.config.image_width
         if frames.shape[3:] != size:
-            batch = frames.shape[0]
-            frames = F.interpolate(frames.transpose(1, 2).flatten(0, 1), size, mode="area")
-            frames = frames.unflatten(0, (batch, -1)).transpose(1, 2)
+            small = F.interpolate(frames.transpose(1, 2).flatten(0, 1), size, mode="area")
+            frames = small.unflatten(0, (video.shape[0], -1)).transpose(1, 2)
         return self.forward_frames(frames, state)
 
     def forward_frames(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The same for looks that are picked and reduced already: (B, 3, L, image_height, image_width)."""
-        batch, _, num_looks = frames.shape[:3]
-        features = F.gelu(self.flat(self.look(frames.transpose(1, 2).flatten(0, 1))))
-        features = features.unflatten(0, (batch, num_looks)).transpose(1, 2)
-        mixed, state = self.temporal(features, state)
-        hidden = F.gelu(features + mixed).transpose(1, 2)
-        return self.norm(self.head(hidden).reshape(batch, num_looks * self.upsample, -1)), state
+        """What `forward` does once the frames are picked and small: (B, 3, L, h, w) -> tokens, next state.
+
+        Raises:
+            ValueError: the frames are not of the configured size.
+        """
+        size = self.config.image_height, self.config.image_width
+        if tuple(frames.shape[3:]) != size:
+            raise ValueError(f"frames must be {size[0]} x {size[1]}; got {frames.shape[3]} x {frames.shape[4]}")
+        looks = self.look(frames.transpose(1, 2).flatten(0, 1)).unflatten(0, (frames.shape[0], -1))  # (B, L, D)
+        recent, past = self.temporal(looks.transpose(1, 2), state)
+        tokens = self.project(looks + F.gelu(recent.transpose(1, 2)))  # (B, L, tokens_per_look * output_dim)
+        return self.norm(tokens.unflatten(2, (self.upsample, -1)).flatten(1, 2)), past

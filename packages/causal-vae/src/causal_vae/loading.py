@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 
 class CheckedLoading:
@@ -26,7 +29,21 @@ class CheckedLoading:
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         if Path(pretrained_model_name_or_path).is_dir():
             check_folder_holds(folder, cls.__name__)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        _own_memory(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+
+@torch.no_grad()
+def _own_memory(model: nn.Module) -> None:
+    """Copy weights out of the mapped file.
+
+    Tensors in a safetensors file start at any multiple of their item size; vector units round differently (and run
+    slower) on unaligned data, so the same weights would not give the same bits in every process.
+    """
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def check_folder_holds(folder: Path, class_name: str) -> None:

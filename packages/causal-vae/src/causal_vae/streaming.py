@@ -26,7 +26,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-State: TypeAlias = "Tensor | dict[str, State]"
+State: TypeAlias = Tensor | dict[str, "State"]
 
 
 class StreamingModule(nn.Module):

@@ -22,12 +22,12 @@ def _expand(sigma: Tensor, like: Tensor) -> Tensor:
 class FlowMatchScheduler(FlowMatchEulerDiscreteScheduler):
     """diffusers' flow-match Euler scheduler plus pure functions for joint denoising.
 
-    `sigmas`, `add_noise`, `velocity_target`, `euler_step` and `solve` touch no attribute that changes; the parent's
+    `noise_levels`, `add_noise`, `velocity_target`, `euler_step` and `solve` touch no attribute that changes; the parent's
     stepping interface remains for those who swap it into other pipelines.
     """
 
     @staticmethod
-    def sigmas(num_steps: int, device: torch.device | str | None = None) -> Tensor:
+    def noise_levels(num_steps: int, device: torch.device | str | None = None) -> Tensor:
         """(num_steps + 1,) noise levels 1, ..., 0, evenly spaced."""
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1; got {num_steps}")
@@ -58,7 +58,7 @@ class FlowMatchScheduler(FlowMatchEulerDiscreteScheduler):
     ) -> Latents:
         """Integrate from noise to clean latents: `velocity(latents, sigma (B,)) -> velocities`, `num_steps` calls."""
         first = next(iter(noise.values()))
-        sigmas = self.sigmas(num_steps, first.device).to(first.dtype)
+        sigmas = self.noise_levels(num_steps, first.device).to(first.dtype)
         latents = noise
         for sigma, next_sigma in zip(sigmas[:-1], sigmas[1:], strict=True):
             velocities = velocity(latents, sigma.expand(first.shape[0]))

@@ -9,11 +9,40 @@ Shape legend: B session, T tokens of this pass, S key slots, L layers, Hq query 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import StreamerConfig
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """Consecutive query rows that attend to some keys only: `mask` (B or 1, 1, T of the rows, S of the keys), added.
+
+    `keys` None is all keys in order. A pass without blocks worth separating is one block.
+    """
+
+    num_rows: int
+    keys: Tensor | None
+    mask: Tensor
+
+
+def attention_blocks(mask: Tensor, row_counts: list[int], dtype: torch.dtype) -> list[AttentionBlock]:
+    """Split a boolean mask (B or 1, T, S) by rows and drop, block by block, the keys that none of its rows sees.
+
+    The result is the same as that of the whole mask; a windowed, causal sequence costs a fraction of it.
+    """
+    blocks = []
+    for rows in mask.split(row_counts, dim=1):
+        keys = rows.any(dim=1).any(dim=0).nonzero()[:, 0] if len(row_counts) > 1 else None
+        seen = rows if keys is None else rows[:, :, keys]
+        # Numbers to add, made once: a boolean mask would be converted anew in every layer.
+        added = torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill_(~seen, float("-inf"))
+        blocks.append(AttentionBlock(rows.shape[1], keys, added[:, None]))
+    return blocks
 
 
 class RMSNorm(nn.Module):
@@ -68,7 +97,11 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor, cache: tuple[Tensor, Tensor, Tensor] | None
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        blocks: list[AttentionBlock],
+        cache: tuple[Tensor, Tensor, Tensor] | None,
     ) -> Tensor:
         batch, length, _ = x.shape
         query, key, value = (
@@ -82,12 +115,15 @@ class Attention(nn.Module):
             keys, values, slots = cache  # (B, H, S, D) twice, (B, T)
             where = slots[:, None, :, None].expand_as(key)
             key, value = keys.scatter_(2, where, key), values.scatter_(2, where, value)
-        # Query heads of a group share their keys: fold them into rows, one larger product instead of several.
-        rows = query.unflatten(1, (-1, self.num_groups)).flatten(2, 3)  # (B, H, groups * T, D)
-        mask = mask.repeat(1, 1, self.num_groups, 1) if self.num_groups > 1 else mask
-        y = F.scaled_dot_product_attention(rows, key, value, attn_mask=mask)
-        y = y.unflatten(2, (self.num_groups, length)).permute(0, 3, 1, 2, 4)
-        return self.o_proj(y.reshape(batch, length, -1))
+        outputs = []
+        for block, rows in zip(blocks, query.split([block.num_rows for block in blocks], dim=2), strict=True):
+            seen = (key, value) if block.keys is None else (key[:, :, block.keys], value[:, :, block.keys])
+            # Query heads of a group share their keys: fold them into rows, one larger product instead of several.
+            folded = rows.unflatten(1, (-1, self.num_groups)).flatten(2, 3)  # (B, H, groups * T, D)
+            mask = block.mask.repeat(1, 1, self.num_groups, 1) if self.num_groups > 1 else block.mask
+            y = F.scaled_dot_product_attention(folded, *seen, attn_mask=mask)
+            outputs.append(y.unflatten(2, (self.num_groups, -1)).permute(0, 3, 1, 2, 4).flatten(2))
+        return self.o_proj(torch.cat(outputs, dim=1))
 
 
 class MLP(nn.Module):
@@ -109,8 +145,8 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rotary, mask: Tensor, cache) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, mask, cache)
+    def forward(self, x: Tensor, rotary, blocks, cache) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, blocks, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -131,6 +167,7 @@ class StreamerTransformer(nn.Module):
         positions: Tensor,
         mask: Tensor,
         cache: tuple[Tensor, Tensor, Tensor] | None = None,
+        row_counts: list[int] | None = None,
     ) -> Tensor:
         """One pass.
 
@@ -139,15 +176,15 @@ class StreamerTransformer(nn.Module):
             positions: (B, 3, T), any integer type.
             mask: boolean (B or 1, T, S), True where seen; S is T without a cache.
             cache: keys and values (B, L, H, S, D), overwritten in place at `slots` (B, T).
+            row_counts: how to cut a long sequence's rows into blocks that need few keys each; default one block.
         """
         rotary = self.rotary_emb(positions)
-        # Added to the scores once as numbers: a boolean mask would be converted anew in every layer.
-        mask = torch.zeros(mask.shape, dtype=embeddings.dtype, device=mask.device).masked_fill_(~mask, float("-inf"))[:, None]
+        blocks = attention_blocks(mask, row_counts or [mask.shape[1]], embeddings.dtype)
         x = embeddings
         for index, layer in enumerate(self.layers):
             layer_cache = None if cache is None else (cache[0][:, index], cache[1][:, index], cache[2])
             if self.gradient_checkpointing and self.training:
-                x = torch.utils.checkpoint.checkpoint(layer, x, rotary, mask, layer_cache, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(layer, x, rotary, blocks, layer_cache, use_reentrant=False)
             else:
-                x = layer(x, rotary, mask, layer_cache)
+                x = layer(x, rotary, blocks, layer_cache)
         return self.norm(x)

@@ -58,7 +58,7 @@ def unit_noise(config: StreamerConfig, seed: int, unit: int) -> dict[str, Tensor
     audio = torch.randn(1, c.agent_audio_tokens, c.audio_token_dim, generator=generator)
     video = torch.randn(1, c.agent_video_tokens, c.video_token_dim, generator=generator)
     uniform = torch.rand(1, 1 + c.agent_text_slots, c.vocab_size, generator=generator).clamp(min=1e-20)
-    return {"audio": audio, "video": video, "gumbel": -torch.log(-torch.log(uniform).clamp(min=1e-20))}
+    return {"audio": audio, "video": video, "gumbel": -torch.log((-torch.log(uniform)).clamp(min=1e-20))}
 
 
 class StreamerSession:
@@ -127,7 +127,7 @@ class StreamerSession:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise ValueError(f"{path} is not a saved session of this version (format {metadata.get('format')})")
-                leaves = {name: file.get_tensor(name) for name in file.keys()}
+                leaves = {name: file.get_tensor(name).clone() for name in file.keys()}  # aligned, as at saving
         except (SafetensorError, FileNotFoundError) as error:
             raise ValueError(f"{path} cannot be read as a saved session: {error}") from error
         header = json.loads(metadata["session"])

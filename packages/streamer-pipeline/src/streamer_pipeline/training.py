@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import lightning
 import torch
@@ -22,8 +22,7 @@ from torch import Tensor
 from .units import SAMPLES_PER_UNIT
 
 
-@dataclass(frozen=True)
-class DuplexBatch:
+class DuplexBatch(NamedTuple):
     """Both sides of B conversations over K units; agent's unit k already answers user's unit k (DESIGN section 4).
 
     user_audio (B, 1, K * 3840); user_frames (B, 3, K * looks, h, w) at the video encoder's own rate and size;

@@ -1,0 +1,159 @@
+"""Sessions: bitwise streaming, saving, forking, batching, both commit delays and every cache policy."""
+
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from causal_vae import state_nbytes
+from streamer_pipeline import StreamerSession, UnitBuffer, step_sessions
+
+from tiny_parts import SIZE, open_session, random_units, tiny_pipeline
+
+POLICIES = {
+    "windows": {"context_window": 6, "response_window": 3},
+    "full": {"context_window": None, "response_window": None},
+    "long context": {"context_window": None, "response_window": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return tiny_pipeline()
+
+
+def assert_units_equal(found, expected, tolerance=0.0):
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.text, ours.state, ours.index) == (theirs.text, theirs.state, theirs.index)
+        for name in ("audio", "video"):
+            difference = (getattr(ours, name) - getattr(theirs, name)).abs().max().item()
+            assert difference <= tolerance, f"unit {ours.index}, {name}: {difference:.1e}"
+
+
+def run(session, units):
+    return [session.step(unit) for unit in units]
+
+
+def test_ragged_input_gives_bitwise_the_one_shot_result(pipeline):
+    units = random_units(10)
+    audio = torch.cat([unit.audio for unit in units], dim=1)
+    video = torch.cat([unit.video for unit in units], dim=1)
+    expected = pipeline(audio=audio, video=video, seed=5).units
+    assert len({unit.audio.sum().item() for unit in expected}) == 10  # something happens in every unit
+    generator = random.Random(0)
+    for _ in range(20):
+        buffer, session, found = UnitBuffer(*SIZE), open_session(pipeline, seed=5), []
+        sounds, frames = list(_pieces(audio, generator, 9000)), list(_pieces(video, generator, 9))
+        while sounds or frames:
+            if sounds and (not frames or generator.random() < 0.5):
+                buffer.push_audio(sounds.pop(0))
+            else:
+                buffer.push_video(frames.pop(0))
+            while (unit := buffer.pop()) is not None:
+                found.append(session.step(unit))
+        assert_units_equal(found, expected)
+
+
+def _pieces(media, generator, longest):
+    start = 0
+    while start < media.shape[1]:
+        length = generator.randint(1, longest)
+        yield media[:, start : start + length]
+        start += length
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("delay", [0, 1])
+def test_a_saved_session_continues_byte_for_byte_in_another_process(tmp_path, policy, delay):
+    pipeline = tiny_pipeline(commit_delay=delay, **POLICIES[policy])
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    units = random_units(24)
+    session = open_session(pipeline, seed=3, temperature=1.0, capacity_units=8)
+    run(session, units[:20])
+    session.save(tmp_path / "session.safetensors")
+    expected = run(session, units[20:])
+    code = (
+        "import sys, torch; sys.path.insert(0, sys.argv[1]);"
+        "from tiny_parts import random_units; from streamer_pipeline import StreamerPipeline, StreamerSession;"
+        "pipeline = StreamerPipeline.from_pretrained(sys.argv[2] + '/pipeline');"
+        "session = StreamerSession.load(sys.argv[2] + '/session.safetensors', pipeline);"
+        "torch.save([(u.audio, u.video, u.text) for u in map(session.step, random_units(24)[20:])], sys.argv[2] + '/out')"
+    )
+    here = str(__import__("pathlib").Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code, here, str(tmp_path)], check=True, capture_output=True)
+    for unit, (audio, video, text) in zip(expected, torch.load(tmp_path / "out"), strict=True):
+        assert torch.equal(unit.audio, audio) and torch.equal(unit.video, video) and unit.text == text
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_sessions_of_different_age_batch_as_if_alone(policy):
+    pipeline = tiny_pipeline(**POLICIES[policy])
+    ages = (0, 3, 9, 21)
+    together = [open_session(pipeline, seed=i, capacity_units=4, temperature=i % 2) for i in range(4)]
+    for session, age in zip(together, ages, strict=True):
+        run(session, random_units(age, seed=age))
+    alone = [session.fork() for session in together]
+    for step in range(4):
+        units = [random_units(4, seed=100 + i)[step] for i in range(4)]
+        batched = step_sessions(together, units)
+        single = [session.step(unit) for session, unit in zip(alone, units, strict=True)]
+        assert_units_equal(batched, single, tolerance=1e-5)
+
+
+def test_a_fork_leaves_the_original_alone(pipeline):
+    session, units = open_session(pipeline), random_units(8)
+    run(session, units[:3])
+    fork = session.fork()
+    run(fork, random_units(4, seed=9))
+    expected = open_session(pipeline)
+    run(expected, units[:3])
+    assert_units_equal(run(session, units[3:]), run(expected, units[3:]))
+
+
+def test_the_user_and_the_seed_matter(pipeline):
+    """A conversation depends on what the user does, on what was typed and on the seed."""
+    units = random_units(6)
+    reference = run(open_session(pipeline), units)
+    other_user = run(open_session(pipeline), random_units(6, seed=1))
+    other_seed = run(open_session(pipeline, seed=1), units)
+    for other in (other_user, other_seed):
+        assert not torch.equal(other[0].audio, reference[0].audio)
+    silent = [type(unit)(unit.audio, unit.video) for unit in units]
+    untyped = run(open_session(pipeline), silent)
+    assert torch.equal(untyped[2].audio, reference[2].audio) and not torch.equal(untyped[3].audio, reference[3].audio)
+
+
+def test_bytes_are_known_before_the_session_and_do_not_grow(pipeline):
+    session = open_session(pipeline)
+    predicted = 2 * pipeline.kv_layout().nbytes()
+    held = sum(state_nbytes({k: kv[k] for k in ("keys", "values")}) for kv in (session.state["thinker"]["kv"], session.state["performer"]))
+    assert held == predicted
+    before = session.nbytes()
+    run(session, random_units(12))
+    assert session.nbytes() == before
+
+
+def test_wrong_input_changes_nothing(pipeline):
+    session, units = open_session(pipeline), random_units(3)
+    run(session, units[:2])
+    fork = session.fork()
+    wrong = type(units[0])(units[0].audio, torch.zeros(3, 4, 32, 32))
+    with pytest.raises(ValueError, match="opened for video of shape"):
+        session.step(wrong)
+    assert_units_equal([session.step(units[2])], [fork.step(units[2])])
+    with pytest.raises(ValueError, match="twice"):
+        step_sessions([session, session], units[:2])
+
+
+def test_session_files_that_do_not_fit_are_refused(tmp_path, pipeline):
+    path = tmp_path / "session.safetensors"
+    open_session(pipeline).save(path)
+    with pytest.raises(ValueError, match="another checkpoint"):
+        StreamerSession.load(path, tiny_pipeline(context_window=9))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cannot be read"):
+        StreamerSession.load(path, pipeline)
+    with pytest.raises(ValueError, match="cannot be read"):
+        StreamerSession.load(tmp_path / "missing", pipeline)
