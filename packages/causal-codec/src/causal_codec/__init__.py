@@ -7,12 +7,10 @@ from .audio_encoder import CausalAudioEncoder, CausalAudioEncoderConfig, LogMelF
 from .decoders import CausalAudioDecoder, CausalVideoDecoder
 from .video_encoder import CausalVideoEncoder, CausalVideoEncoderConfig
 
-for _config, _model in (
-    (CausalAudioEncoderConfig, CausalAudioEncoder),
-    (CausalVideoEncoderConfig, CausalVideoEncoder),
-):
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    AutoModel.register(_config, _model, exist_ok=True)
+AutoConfig.register("causal_audio_encoder", CausalAudioEncoderConfig, exist_ok=True)
+AutoConfig.register("causal_video_encoder", CausalVideoEncoderConfig, exist_ok=True)
+AutoModel.register(CausalAudioEncoderConfig, CausalAudioEncoder, exist_ok=True)
+AutoModel.register(CausalVideoEncoderConfig, CausalVideoEncoder, exist_ok=True)
 
 __version__ = "0.1.0"
 __all__ = [

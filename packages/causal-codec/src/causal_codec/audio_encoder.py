@@ -75,8 +75,8 @@ class CausalAudioEncoderConfig(PreTrainedConfig):
         return samples
 
 
-def build_mel_spectrogram(sample_rate: int, window_length: int, hop_length: int, num_mels: int) -> nn.Module:
-    """torchaudio's magnitude mel spectrogram without centring: (B, T) -> (B, M, F).
+def mel_filters(sample_rate: int, window_length: int, num_mels: int) -> Tensor:
+    """torchaudio's triangular mel filters: (M, window_length // 2 + 1).
 
     torchaudio is imported here, not with the package: where its build does not match torch's, only hearing is lost.
 
@@ -84,7 +84,7 @@ def build_mel_spectrogram(sample_rate: int, window_length: int, hop_length: int,
         ImportError: torchaudio is missing or does not work beside the installed torch.
     """
     try:
-        from torchaudio.transforms import MelSpectrogram
+        from torchaudio.functional import melscale_fbanks
     except (ImportError, OSError) as error:
         raise ImportError(
             f"CausalAudioEncoder needs a torchaudio that matches torch {torch.__version__} ({error}); "
@@ -92,34 +92,35 @@ def build_mel_spectrogram(sample_rate: int, window_length: int, hop_length: int,
         ) from error
     # The filters are checked while they are built, which has no meaning on the meta device that loading builds on.
     with torch.device("cpu"):
-        return MelSpectrogram(
-            sample_rate, window_length, hop_length=hop_length, n_mels=num_mels, f_min=40.0, center=False, power=1.0
-        )
+        return melscale_fbanks(window_length // 2 + 1, 40.0, sample_rate / 2, num_mels, sample_rate).T.contiguous()
 
 
 class LogMelFrontEnd(StreamingModule):
     """Waveform (B, 1, T) -> log-mel (B, M, F), about -2 to 2. Frame f ends where hop f ends: no look-ahead.
 
-    State: the last `window_length - hop_length` samples.
+    State: the last `window_length - hop_length` samples. The spectrum is taken here and not by torchaudio's transform,
+    which does not trace into one graph.
     """
 
     def __init__(self, sample_rate: int, window_length: int, hop_length: int, num_mels: int) -> None:
         super().__init__()
-        self.stride = hop_length
-        self.num_past = window_length - hop_length
-        # Its window and filters are persistent buffers: transformers gives non-persistent ones back uninitialised.
-        self.mel = build_mel_spectrogram(sample_rate, window_length, hop_length, num_mels)
+        self.stride, self.window_length = hop_length, window_length
+        # Persistent buffers: transformers gives non-persistent ones back uninitialised.
+        self.register_buffer("window", torch.hann_window(window_length))
+        self.register_buffer("filters", mel_filters(sample_rate, window_length, num_mels))
 
     def chunk_shape(self) -> tuple[int, ...]:
         return 1, self.stride
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         self.check_length(x)
-        past = x.new_zeros(x.shape[0], self.num_past) if state is None else state
+        num_past = self.window_length - self.stride
+        past = x.new_zeros(x.shape[0], num_past) if state is None else state
         wave = torch.cat([past, x[:, 0]], dim=1)
+        frames = wave.unfold(1, self.window_length, self.stride) * self.window
+        mel = self.filters @ torch.fft.rfft(frames).abs().transpose(1, 2)
         # The floor hides a recording's noise below about -60 dB, so that silence is the same in every room.
-        log_mel = torch.log(self.mel(wave) + 1e-2) / 2
-        return log_mel, wave[:, wave.shape[1] - self.num_past :].clone(memory_format=torch.contiguous_format)
+        return torch.log(mel + 1e-2) / 2, wave[:, wave.shape[1] - num_past :].clone(memory_format=torch.contiguous_format)
 
 
 class SplitLevel(nn.Module):

@@ -58,10 +58,18 @@ class CausalVideoDecoder(CheckedLoading, ModelMixin, StreamingModule, ConfigMixi
         cell_channels: int = 64,
         fine_channels: int = 24,
         depth: int = 2,
+        picture_size: tuple[int, int] = (192, 336),
     ) -> None:
         super().__init__()
         self.decoder = VideoDecoder(
-            latent_channels, frames_per_latent, spatial_strides, latent_width, cell_channels, fine_channels, depth
+            latent_channels,
+            frames_per_latent,
+            spatial_strides,
+            latent_width,
+            cell_channels,
+            fine_channels,
+            depth,
+            picture_size,
         )
         self.upsample = frames_per_latent
 

@@ -16,7 +16,7 @@ from torch import nn
 class CheckedLoading:
     """Mixin before diffusers' `ModelMixin` or transformers' `PreTrainedModel`: `from_pretrained` with clear errors.
 
-    diffusers loads the folder of another class silently, with random weights for whatever does not match.
+    diffusers loads the folder of another class silently, and both libraries keep random weights where a file has none.
     """
 
     @classmethod
@@ -29,9 +29,24 @@ class CheckedLoading:
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         if Path(pretrained_model_name_or_path).is_dir():
             check_folder_holds(folder, cls.__name__)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        _own_memory(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported below, all at once
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        _check_weights_fit(info, f"the weights in {folder} do not fit {cls.__name__} with the config.json beside them")
+        _own_memory(model)
+        return (model, info) if wants_info else model
+
+
+def _check_weights_fit(info: dict[str, Any], problem: str) -> None:
+    """Raise ValueError if the libraries' report names weights that are missing, left over or of another size."""
+    kinds = {"missing": "missing_keys", "left over": "unexpected_keys", "of another size": "mismatched_keys"}
+    found = []
+    for kind, key in kinds.items():
+        names = sorted(name if isinstance(name, str) else name[0] for name in info[key])
+        if names:
+            found.append(f"{kind}: {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else ""))
+    if found:
+        raise ValueError(f"{problem} ({'; '.join(found)}); take both files from one save_pretrained")
 
 
 @torch.no_grad()
@@ -51,10 +66,14 @@ def check_folder_holds(folder: Path, class_name: str) -> None:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise ValueError(f"{folder} has no config.json: it is not a folder that {class_name}.save_pretrained wrote")
-    config = json.loads(config_file.read_text())
+    try:
+        config = json.loads(config_file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{config_file} is damaged or incomplete ({error}); download or copy it again") from error
     found = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
     if found != class_name:
-        raise ValueError(f"{folder} holds a {found or 'model of unknown class'}, not a {class_name}; load it with its own class")
+        found = found or "model of unknown class"
+        raise ValueError(f"{folder} holds a {found}, not a {class_name}; load it with its own class")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise ValueError(f"{folder} has no *.safetensors file: the weights of {class_name} are missing")

@@ -3,6 +3,7 @@
 What is unusual here: there is no special first frame (a still image is four equal frames), and nearly all the work is
 two-dimensional. Four frames of 8 x 8 pixels fold into channels at the door; time is mixed once per direction, on the
 latent grid, by one causal convolution that sees the past unit. Full resolution is touched by one thin layer only.
+The mean picture of the data lives with the weights, so that latents and layers speak of what differs from it.
 
 Shape legend: B session, T frames, U = T / 4 units, C latent channels, H x W pixels, h x w = H / 8 x W / 8 cells.
 """
@@ -40,6 +41,30 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(y))))
 
 
+def keep_scale(conv: nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d) -> nn.Module:
+    """Initialise a layer of the trunk so that it neither shrinks nor grows its signal; torch's default shrinks it.
+
+    Through the dozen layers between pixels and pixels the default leaves latents too faint to be learned from.
+    """
+    fan_in = conv.in_channels if isinstance(conv, nn.ConvTranspose2d) else conv.weight[0].numel()
+    nn.init.normal_(conv.weight, std=fan_in**-0.5)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+class MeanPicture(nn.Module):
+    """The mean frame of the data, a constant of the weights: (1, 3, 1, H, W), resized to whatever is asked for."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, 3, 1, *size))
+
+    def forward(self, height: int, width: int) -> Tensor:
+        if self.mean.shape[3:] == (height, width):
+            return self.mean
+        return F.interpolate(self.mean[:, :, 0], (height, width), mode="bilinear", antialias=True)[:, :, None]
+
+
 class PositionEmbedding(nn.Module):
     """Adds a learned function of the normalised place in the picture, for any height and width.
 
@@ -52,6 +77,8 @@ class PositionEmbedding(nn.Module):
         self.mlp = nn.Sequential(
             nn.Conv2d(4 * num_frequencies, 2 * channels, 1), nn.SiLU(), nn.Conv2d(2 * channels, channels, 1)
         )
+        nn.init.zeros_(self.mlp[-1].weight)
+        nn.init.zeros_(self.mlp[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -70,9 +97,14 @@ def fold_units(video: Tensor, frames_per_unit: int) -> Tensor:
 
 
 def unfold_units(pictures: Tensor, batch_size: int, frames_per_unit: int, patch_size: int) -> Tensor:
-    """The inverse of `fold_units`, from cells of any patch size."""
-    frames = F.pixel_shuffle(pictures, patch_size).unflatten(1, (frames_per_unit, -1))
-    return frames.unflatten(0, (batch_size, -1)).permute(0, 3, 1, 2, 4, 5).flatten(2, 3)
+    """The inverse of `fold_units`, from cells of any patch size: (B * U, frames * 3 * p * p, h, w) -> (B, 3, T, H, W).
+
+    One permutation straight into the video's layout: a pixel shuffle and a second permutation cost a third more.
+    """
+    height, width = pictures.shape[2:]
+    cells = pictures.view(batch_size, -1, frames_per_unit, 3, patch_size, patch_size, height, width)
+    video = cells.permute(0, 3, 1, 2, 6, 4, 7, 5)
+    return video.reshape(batch_size, 3, -1, height * patch_size, width * patch_size)
 
 
 class VideoEncoder(StreamingModule):
@@ -83,24 +115,31 @@ class VideoEncoder(StreamingModule):
         width, wide = config["cell_channels"], config["latent_width"]
         inner, outer = config["spatial_strides"]
         self.frames_per_unit = self.stride = config["frames_per_latent"]
+        self.picture = MeanPicture(config["picture_size"])
         self.spatial = nn.Sequential(
-            nn.Conv2d(self.stride * 3 * PATCH_SIZE**2, width, 1),
+            keep_scale(nn.Conv2d(self.stride * 3 * PATCH_SIZE**2, width, 1)),
             PositionEmbedding(width),
             ResidualBlock(width),
-            nn.Conv2d(width, wide, inner, inner),
+            keep_scale(nn.Conv2d(width, wide, inner, inner)),
             ResidualBlock(wide),
-            nn.Conv2d(wide, wide, outer, outer),
+            keep_scale(nn.Conv2d(wide, wide, outer, outer)),
             PositionEmbedding(wide),
             ResidualBlock(wide),
         )
         self.temporal = CausalConv3d(wide, wide, (2, 1, 1))
-        self.head = nn.Conv2d(wide, 2 * config["latent_channels"], 1)
+        keep_scale(self.temporal.conv)
+        self.head = keep_scale(nn.Conv2d(wide, 2 * config["latent_channels"], 1))
+        # Begin nearly deterministic: noise as strong as an untrained signal would hide it for thousands of steps.
+        with torch.no_grad():
+            self.head.weight[config["latent_channels"] :] *= 0.1
+            self.head.bias[config["latent_channels"] :] = -4.0
 
     def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
         return 3, self.stride, height, width
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         self.check_length(x)
+        x = x - self.picture(*x.shape[3:])
         units = self.spatial(fold_units(x, self.frames_per_unit)).unflatten(0, (x.shape[0], -1)).transpose(1, 2)
         mixed, past = self.temporal(units, state)
         parameters = self.head(F.silu(mixed).transpose(1, 2).flatten(0, 1))
@@ -119,23 +158,26 @@ class VideoDecoder(StreamingModule):
         cell_channels: int,
         fine_channels: int,
         depth: int,
+        picture_size: tuple[int, int],
     ) -> None:
         super().__init__()
         wide, width = latent_width, cell_channels
         inner, outer = spatial_strides
         self.upsample = frames_per_latent
         self.latent_channels = latent_channels
+        self.picture = MeanPicture(picture_size)
         self.temporal = CausalConv3d(latent_channels, wide, (2, 3, 3))
+        keep_scale(self.temporal.conv)
         self.spatial = nn.Sequential(
             PositionEmbedding(wide),
             ResidualBlock(wide),
-            nn.ConvTranspose2d(wide, wide, outer, outer),
+            keep_scale(nn.ConvTranspose2d(wide, wide, outer, outer)),
             ResidualBlock(wide),
-            nn.ConvTranspose2d(wide, width, inner, inner),
+            keep_scale(nn.ConvTranspose2d(wide, width, inner, inner)),
             PositionEmbedding(width),
             *[ResidualBlock(width) for _ in range(depth)],
         )
-        self.to_pixels = nn.Conv2d(width, frames_per_latent * 3 * PATCH_SIZE**2, 1)
+        self.to_pixels = keep_scale(nn.Conv2d(width, frames_per_latent * 3 * PATCH_SIZE**2, 1))
         # Mouth and eyes are few pixels: a thin branch at twice the cells' resolution draws what the cells leave out.
         self.fine = nn.Sequential(
             nn.Conv2d(width, 4 * fine_channels, 1),
@@ -155,7 +197,8 @@ class VideoDecoder(StreamingModule):
         mixed, past = self.temporal(x, state)
         cells = self.spatial(mixed.transpose(1, 2).flatten(0, 1))
         coarse = unfold_units(self.to_pixels(cells), x.shape[0], self.upsample, PATCH_SIZE)
-        return coarse + unfold_units(self.fine(cells), x.shape[0], self.upsample, PATCH_SIZE // 2), past
+        video = coarse + unfold_units(self.fine(cells), x.shape[0], self.upsample, PATCH_SIZE // 2)
+        return video + self.picture(*video.shape[3:]), past
 
 
 class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
@@ -177,6 +220,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         cell_channels: int = 96,
         fine_channels: int = 32,
         decoder_depth: int = 2,
+        picture_size: tuple[int, int] = (192, 336),
     ) -> None:
         super().__init__()
         self.encoder = VideoEncoder(self.config)
@@ -188,9 +232,32 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
             cell_channels,
             fine_channels,
             decoder_depth,
+            picture_size,
         )
         self.latent_norm = LatentNorm(latent_channels)
         self.stride = self.upsample = frames_per_latent
+
+    @torch.no_grad()
+    def init_from_data(self, video: Tensor) -> None:
+        """Start training from the data's own statistics: the mean picture, and principal components of its patches.
+
+        Patches of what differs from the mean are drawn by their energy, so that faces count and walls do not.
+
+        Args:
+            video: (N, 3, T, H, W) clips, a few hundred units in all, of the configured picture size.
+        """
+        for half in (self.encoder, self.decoder):
+            half.picture.mean.copy_(video.mean(dim=(0, 2), keepdim=True))
+        cells = fold_units(video - self.encoder.picture.mean, self.config.frames_per_latent)
+        patches = cells.movedim(1, 3).flatten(0, 2)
+        energy = patches.square().mean(dim=1)
+        num_samples = min(20_000, len(patches))
+        patches = patches[torch.multinomial(energy + 0.02 * energy.mean() + 1e-9, num_samples)]
+        _, values, components = torch.linalg.svd(patches, full_matrices=False)
+        width = self.config.cell_channels
+        scale = (values[:width] / num_samples**0.5).clamp(min=0.02)[:, None]
+        self.encoder.spatial[0].weight.copy_((components[:width] / scale)[..., None, None])
+        self.decoder.to_pixels.weight.copy_((components[:width] * scale).T[..., None, None] * 0.3)
 
     @property
     def spatial_stride(self) -> int:

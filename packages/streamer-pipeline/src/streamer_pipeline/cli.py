@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -18,10 +20,13 @@ from .inspection import describe_latency, describe_parts, describe_session
 from .ledger import LatencyLedger
 from .media import RecordingReader, RecordingWriter, side_by_side
 from .pipeline import BUNDLED, StreamerPipeline
+from .session import StreamerSession
 from .subtitles import write_srt
-from .units import AgentUnit
+from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, UserUnit
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Open Wan-Streamer: full-duplex conversation in 160 ms units.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Open Wan-Streamer: full-duplex conversation in 160 ms units."
+)
 console = Console()
 
 Checkpoint = Annotated[str, typer.Option("--checkpoint", "-c", help="folder, hub id, or the bundled checkpoint's name")]
@@ -34,8 +39,15 @@ def _about() -> None:
 
 
 def _fail(error: Exception) -> typer.Exit:
-    console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+    """One line on stderr, and the exit to raise."""
+    message = " ".join(str(error).split())
+    Console(stderr=True).print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     return typer.Exit(1)
+
+
+def _say(notes: list[str]) -> None:
+    for note in notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
 
 
 def _load(checkpoint: str) -> StreamerPipeline:
@@ -53,7 +65,9 @@ def talk(
     prompt: Annotated[str | None, typer.Option(help="system text; default the checkpoint's own")] = None,
     seed: Annotated[int, typer.Option(help="of all noise: the same seed gives the same conversation")] = 0,
     steps: Annotated[int | None, typer.Option(help="solver steps per unit; default the checkpoint's own")] = None,
-    side_by_side_video: Annotated[bool, typer.Option("--side-by-side", help="also write user and agent in one video")] = False,
+    height: Annotated[int, typer.Option(min=2, help="the recording is cut and scaled to this height")] = HEIGHT,
+    width: Annotated[int, typer.Option(min=2, help="the recording is cut and scaled to this width")] = WIDTH,
+    both: Annotated[bool, typer.Option("--side-by-side", help="also write user and agent in one video")] = False,
     threads: Threads = 0,
 ) -> None:
     """Let a recorded person talk to the agent, unit by unit as if live, and write what the agent did.
@@ -64,59 +78,73 @@ def talk(
     if threads:
         torch.set_num_threads(threads)
     try:
-        reader = RecordingReader(recording)
-    except ValueError as error:
+        reader = RecordingReader(recording, height, width)
+        known = list(reader.notes)
+        _say(known)
+        pipeline = _load(checkpoint)
+        session = pipeline.open_session(prompt=prompt, seed=seed, num_inference_steps=steps, height=height, width=width)
+        output.mkdir(parents=True, exist_ok=True)
+        played = _converse(session, reader, output, both)
+    except (ValueError, OSError) as error:
         raise _fail(error) from error
-    pipeline = _load(checkpoint)
-    for note in reader.notes:
-        console.print(f"[yellow]note:[/yellow] {note}", highlight=False)
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        session = pipeline.open_session(prompt=prompt, seed=seed, num_inference_steps=steps)
-        played = _converse(session, reader, output, side_by_side_video)
-    except ValueError as error:
-        raise _fail(error) from error
+    _say(reader.notes[len(known) :])  # damage inside a track shows while it is read
     write_srt(output / "transcript.srt", played)
     session.ledger.plot(output / "latency.png")
     _summarise(session.ledger, played, output)
 
 
-def _converse(session, reader: RecordingReader, output: Path, both: bool) -> list[AgentUnit]:
-    """Run the session over the recording; what plays in each unit of the wall clock."""
+def _converse(session: StreamerSession, reader: RecordingReader, output: Path, both: bool) -> list[AgentUnit]:
+    """Run the session over the recording; what plays in each unit of the wall clock, without its media."""
     delay = session.pipeline.streamer.config.response_delay
-    writers = [RecordingWriter(output / "agent.mp4")]
-    if both:
-        writers.append(RecordingWriter(output / "both.mp4", width=2 * 336, num_channels=2))
     waiting: list[AgentUnit] = []  # y_k plays `delay` units after u_k
     played: list[AgentUnit] = []
+    writers: dict[str, RecordingWriter] = {}
     with open(output / "units.jsonl", "w", encoding="utf-8") as lines, ExitStack() as files:
-        for writer in writers:
-            files.enter_context(writer)
         for user in track(reader, "talking", total=reader.num_units, console=console):
             unit = session.step(user)
-            record = {"index": unit.index, "plays_at_ms": 160 * (unit.index + delay), "state": unit.state, "text": unit.text}
-            lines.write(json.dumps(record | {"latency_ms": {k: round(v, 3) for k, v in unit.latency.items()}}) + "\n")
+            lines.write(json.dumps(_record(unit, delay)) + "\n")
             if not played:  # nothing has been answered yet: hold the first picture, silently
                 still = unit.video[:, :1].expand_as(unit.video)
                 waiting = [replace(unit, video=still, audio=torch.zeros_like(unit.audio), text="")] * delay
             waiting.append(unit)
             now = waiting.pop(0)
-            played.append(replace(now, video=now.video[:, :0], audio=now.audio[:, :0]))  # media are in the files
-            writers[0].write(now)
+            shown = {"agent.mp4": now}
             if both:
-                writers[1].write(side_by_side(user, now))
+                shown["both.mp4"] = side_by_side(_at_height(user, now.video.shape[2]), now)
+            for name, shot in shown.items():
+                if name not in writers:
+                    writer = RecordingWriter(output / name, *shot.video.shape[2:], num_channels=len(shot.audio))
+                    writers[name] = files.enter_context(writer)
+                writers[name].write(shot)
+            played.append(replace(now, video=torch.empty(0), audio=torch.empty(0)))  # a view would keep all in memory
     return played
+
+
+def _record(unit: AgentUnit, delay: int) -> dict[str, object]:
+    """A unit as a line of units.jsonl."""
+    latency = {stage: round(ms, 3) for stage, ms in unit.latency.items()}
+    plays_at = UNIT_MS * (unit.index + delay)
+    return {"index": unit.index, "plays_at_ms": plays_at, "state": unit.state, "text": unit.text, "latency_ms": latency}
+
+
+def _at_height(user: UserUnit, height: int) -> UserUnit:
+    """The user's picture as high as the agent's, to show both; its width stays even, as H.264 wants it."""
+    old_height, old_width = user.video.shape[2:]
+    if old_height == height:
+        return user
+    width = max(2, 2 * round(old_width * height / old_height / 2))
+    return replace(user, video=F.interpolate(user.video, (height, width), mode="area").clamp(-1, 1))
 
 
 def _summarise(ledger: LatencyLedger, played: list[AgentUnit], output: Path) -> None:
     percentiles = ledger.percentiles()
-    late = sum(unit["total"] > 160 for unit in ledger.units[1:])
+    late = sum(unit["total"] > UNIT_MS for unit in ledger.units[1:])
     said = " ".join("".join(unit.text for unit in played).split())
-    console.print(f"the agent said: {said or '(nothing)'}", highlight=False)
+    console.print(f"the agent said: {escape(said) or '(nothing)'}", highlight=False, soft_wrap=True)
     console.print(
         "one unit took "
         + ", ".join(f"{name} {value:.0f} ms" for name, value in percentiles.items())
-        + f" of its 160 ms; {late} of {len(ledger.units)} were late; written to {output}",
+        + f" of its {UNIT_MS} ms; {late} of {len(ledger.units)} were late; written to {escape(str(output))}",
         highlight=False,
         soft_wrap=True,
     )

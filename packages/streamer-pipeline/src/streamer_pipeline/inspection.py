@@ -26,15 +26,15 @@ def describe_parts(pipeline: StreamerPipeline) -> Description:
 def describe_latency(pipeline: StreamerPipeline) -> Description:
     """Tokens and passes of one unit and when its response plays."""
     config, layout = pipeline.streamer.config, pipeline.streamer.layout
-    steps = pipeline.config.num_inference_steps
+    steps, delay = pipeline.config.num_inference_steps, config.response_delay
     counts = ", ".join(f"{name} {count}" for name, count in layout.counts.items())
     passes = 1 + layout.num_language_slots + steps + 1
     rows = [
         ["tokens per unit", f"{layout.num_tokens} ({counts})"],
         ["passes per unit", f"{passes} = 1 user + {layout.num_language_slots} language + {steps} solver + 1 commit"],
         ["commit_delay", f"{config.commit_delay} ({'overlapping' if config.commit_delay else 'in turn'})"],
-        ["response plays", f"{config.response_delay} units = {config.response_delay * UNIT_MS} ms after its user unit ends filling"],
-        ["event to output", f"{config.response_delay * UNIT_MS} to {(config.response_delay + 1) * UNIT_MS} ms, by its place in the unit"],
+        ["response plays", f"{delay} units = {delay * UNIT_MS} ms after its user unit begins"],
+        ["event to output", f"{(delay - 1) * UNIT_MS} to {delay * UNIT_MS} ms by its place in the unit, and computing"],
         ["history", f"context {_window(config.context_window)}, responses {_window(config.response_window)}"],
     ]
     return "one unit of 160 ms", ["what", "value"], rows
@@ -58,6 +58,6 @@ def describe_session(pipeline: StreamerPipeline) -> Description:
         ["whole session", f"{session.nbytes() / 2**20:.2f} MiB"],
     ]
     if kv_layout.max_units() is not None:
-        layout = pipeline.streamer.layout
-        rows.append(["grows by, per minute", f"{2 * per_token * layout.num_tokens * 375 / 2**20:.1f} MiB (full history)"])
+        per_minute = 2 * per_token * pipeline.streamer.layout.num_tokens * 60_000 / UNIT_MS
+        rows.append(["grows by, per minute", f"{per_minute / 2**20:.1f} MiB (full history)"])
     return "one session", ["what", "value"], rows

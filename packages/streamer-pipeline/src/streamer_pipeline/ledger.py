@@ -48,18 +48,18 @@ class LatencyLedger:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        names = [name for name in self.units[0] if name != "total"] if self.units else []
+        names = list(dict.fromkeys(name for unit in self.units for name in unit if name != "total"))
         figure = Figure(figsize=(12, 4), layout="constrained")
         FigureCanvasAgg(figure)  # no global state: callers may run in threads
         timeline, histogram = figure.subplots(1, 2, width_ratios=[3, 1], sharey=True)
-        spans = [[unit.get(name, 0.0) for unit in self.units] for name in names]
-        if spans:
+        if names:
+            spans = [[unit.get(name, 0.0) for unit in self.units] for name in names]
             timeline.stackplot(range(len(self.units)), spans, labels=names)
+            timeline.legend(loc="upper right", ncols=len(names))
         totals = [unit["total"] for unit in self.units]
         histogram.hist(totals, bins=40, orientation="horizontal", color="gray")
         for axis in (timeline, histogram):
             axis.axhline(UNIT_MS, color="red", linestyle="--")
-        timeline.legend(loc="upper right", ncols=len(names) or 1)
         timeline.set(xlabel="unit", ylabel="ms per unit", title="Wall time per 160 ms unit; red is real time")
         histogram.set(xlabel="units", title=", ".join(f"{k} {v:.0f}" for k, v in self.percentiles().items()) + " ms")
         figure.savefig(path, dpi=120)

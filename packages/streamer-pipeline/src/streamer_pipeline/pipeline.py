@@ -22,7 +22,8 @@ from causal_vae import State, StreamingModule
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from huggingface_hub import hf_hub_download, snapshot_download
-from streamer_core import KVLayout, StreamerModel, StreamerTokenizer
+from huggingface_hub.errors import HFValidationError
+from streamer_core import KVLayout, StreamerTokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -109,7 +110,9 @@ class StreamerPipeline(DiffusionPipeline):
                 raise ValueError(f"nothing can render {name}: give {name}_decoder or {name}_vae")
             width = getattr(self, f"{name}_encoder").config.output_dim
             if width != config.perception_dim:
-                raise ValueError(f"{name}_encoder gives tokens of width {width}, the streamer takes {config.perception_dim}")
+                raise ValueError(
+                    f"{name}_encoder gives tokens of width {width}, the streamer takes {config.perception_dim}"
+                )
 
     # ---- the two halves ----
 
@@ -209,12 +212,13 @@ class StreamerPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: a part is missing, damaged, of another class than the index says, or does not fit the others.
+            OSError: neither a folder here nor a repository that the Hub gives us.
         """
         if str(pretrained_model_name_or_path) == BUNDLED and not Path(BUNDLED).exists():
             pretrained_model_name_or_path = bundled_checkpoint()
         path = Path(pretrained_model_name_or_path)
         if path.exists() or str(path).startswith((".", "/")):
-            _check_pipeline_folder(path, cls, kwargs)
+            cls._check_folder(path, kwargs)
         kwargs.setdefault("dtype", torch.float32)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
@@ -223,13 +227,55 @@ class StreamerPipeline(DiffusionPipeline):
         """Fetch a pipeline repository's own parts, without those that are overridden by keyword: the local folder."""
         names = ("cache_dir", "revision", "token", "local_files_only", "force_download")
         hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-        index = cls._dict_from_json_file(hf_hub_download(pretrained_model_name, cls.config_name, **hub))
-        parts = [name for name in _component_names(index) if name not in kwargs]
+        try:
+            index_file = hf_hub_download(pretrained_model_name, cls.config_name, **hub)
+        except (OSError, HFValidationError) as error:
+            raise OSError(
+                f"{pretrained_model_name!r} is not a folder here, and the Hub gives no pipeline of that name: {error}"
+            ) from error
         variant = f".{kwargs['variant']}" if kwargs.get("variant") else ""
         patterns = ("*.json", "*.txt", "*.model", f"*{variant}.safetensors", f"*{variant}-*.safetensors")
+        parts = cls._parts_to_load(Path(index_file).parent, kwargs)
         allow = [cls.config_name, *(f"{part}/{pattern}" for part in parts for pattern in patterns)]
         ignore = [] if variant else ["*.*.safetensors"]
-        return snapshot_download(pretrained_model_name, allow_patterns=allow, ignore_patterns=ignore, **hub)
+        folder = snapshot_download(pretrained_model_name, allow_patterns=allow, ignore_patterns=ignore, **hub)
+        cls._check_folder(Path(folder), kwargs)
+        return folder
+
+    @classmethod
+    def _check_folder(cls, folder: Path, overrides: dict[str, Any]) -> None:
+        """Raise ValueError, before any weight is read, unless `folder` is a pipeline with all its parts."""
+        for name in cls._parts_to_load(folder, overrides):
+            if not (folder / name).is_dir():
+                raise ValueError(f"{folder} lacks the folder {name!r} of its index; copy it, or pass {name}=...")
+
+    @classmethod
+    def _parts_to_load(cls, folder: Path, overrides: dict[str, Any]) -> list[str]:
+        """The components in the folder's index that are not overridden; ValueError if it is not an index for us."""
+        index_file = folder / cls.config_name
+        if not index_file.is_file():
+            reason = f"it has no {cls.config_name}" if folder.is_dir() else "there is no such folder"
+            raise ValueError(f"{folder} is not a pipeline folder: {reason}; save one with save_pretrained")
+        try:
+            index = cls._dict_from_json_file(index_file)
+        except ValueError as error:
+            raise ValueError(f"{index_file} is damaged or incomplete ({error}); download or copy it again") from error
+        if index.get("_class_name") != cls.__name__:
+            raise ValueError(f"{folder} holds a {index.get('_class_name')}, not a {cls.__name__}")
+        # A part that was None when it was saved is listed as [null, null].
+        listed = {name: value for name, value in index.items() if isinstance(value, list) and value[0]}
+        needed = set(cls._get_signature_keys(cls)[0]) - set(cls._optional_components)
+        for name in sorted(needed - listed.keys() - overrides.keys()):
+            raise ValueError(f"{folder} has no {name}, which a {cls.__name__} needs; pass {name}=...")
+        parts = [name for name in listed if name not in overrides]
+        for name in parts:
+            package, class_name = listed[name]
+            if package not in sys.modules:
+                raise ValueError(
+                    f"{folder} uses {class_name} of the package {package!r} as its {name}: install that package and "
+                    f"import it before loading, or pass {name}=..."
+                )
+        return parts
 
     def register_to_config(self, **kwargs: Any) -> None:
         """Short, stable names in the index: `["causal_vae", "CausalVideoVAE"]`, wherever in its package a class is."""
@@ -255,29 +301,3 @@ def split_units(audio: Tensor, video: Tensor) -> list[UserUnit]:
     while (unit := buffer.flush()) is not None:
         units.append(unit)
     return units
-
-
-def _component_names(index: dict[str, Any]) -> list[str]:
-    """The components that an index lists and that were not saved as None."""
-    return [name for name, value in index.items() if isinstance(value, list) and value[0] and not name.startswith("_")]
-
-
-def _check_pipeline_folder(folder: Path, cls: type, overrides: dict[str, Any]) -> None:
-    """Raise ValueError, before any weight is read, unless `folder` is a pipeline with all its parts."""
-    index_file = folder / cls.config_name
-    if not index_file.is_file():
-        raise ValueError(f"{folder} is not a pipeline folder: it has no {cls.config_name}; save one with save_pretrained")
-    index = cls._dict_from_json_file(index_file)
-    if index.get("_class_name") != cls.__name__:
-        raise ValueError(f"{folder} holds a {index.get('_class_name')}, not a {cls.__name__}")
-    for name in _component_names(index):
-        if name in overrides:
-            continue
-        package, class_name = index[name]
-        if package not in sys.modules:
-            raise ValueError(
-                f"{folder} uses {class_name} of the package {package!r} as its {name}: install that package and import "
-                f"it before loading, or pass {name}=..."
-            )
-        if not (folder / name).is_dir():
-            raise ValueError(f"{folder} lacks the folder {name!r} that its index lists; copy it, or pass {name}=...")

@@ -1,0 +1,48 @@
+# One .venv at the root serves everything; each target sets up only what is missing.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core packages/streamer-pipeline
+# Two OpenMP pools that spin destroy each other on two cores.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: help setup setup-world demo test lint wheels check-wheels train-tiny clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## the venv with all four packages, editable
+
+$(VENV)/.ready: requirements-dev.txt $(addsuffix /pyproject.toml,$(PACKAGES))
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check hatchling editables
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -r requirements-dev.txt
+	@touch $@
+
+setup-world: setup $(VENV)/.world ## what the duplex world needs besides: espeak-ng and recorded prompts from Debian
+
+$(VENV)/.world:
+	@examples/install_debian_packages.sh espeak-ng asterisk-core-sounds-en asterisk-core-sounds-en-g722
+	@touch $@
+
+demo: setup-world ## talk to the bundled agent with a real recording; writes demo/
+	$(BIN)/python examples/make_demo_recording.py demo
+	$(BIN)/wan-streamer talk demo/recording.mp4 --output demo --side-by-side
+
+test: setup-world ## every test
+	$(BIN)/python -m pytest -q
+
+lint: setup ## ruff: lint and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+wheels: setup ## build the four wheels into dist/
+	rm -rf dist && $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist $(PACKAGES)
+
+check-wheels: wheels ## install the wheels into a venv that does not know this repo, and talk
+	examples/check_wheels.sh $(PYTHON)
+
+train-tiny: setup-world ## train the bundled checkpoint from nothing (hours on two cores; resumable)
+	examples/train_tiny.sh $(BIN)/python
+
+clean: ## remove what the targets made (keeps runs/)
+	rm -rf $(VENV) dist demo

@@ -1,0 +1,53 @@
+"""Put trained parts together as a pipeline folder, in half precision.
+
+    python examples/assemble_checkpoint.py --out runs/wan-streamer-tiny
+
+With `--out` set to the package's own checkpoint folder, this is how the bundled checkpoint was made.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from causal_codec import CausalAudioDecoder, CausalAudioEncoder, CausalVideoDecoder, CausalVideoEncoder
+from causal_vae import CausalAudioVAE, CausalVideoVAE
+from streamer_core import FlowMatchScheduler, StreamerModel, StreamerTokenizer
+from streamer_pipeline import StreamerPipeline
+from train_streamer import PROMPT
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="folder of the new pipeline")] = Path("runs/wan-streamer-tiny"),
+    streamer_run: Annotated[Path, typer.Option(help="run of train_streamer.py")] = Path("runs/streamer"),
+    decoder_run: Annotated[Path, typer.Option(help="run of train_decoders.py")] = Path("runs/decoders"),
+    audio_vae: Path = Path("runs/audio_vae/audio_vae"),
+    video_vae: Path = Path("runs/video_vae/video_vae"),
+    num_inference_steps: Annotated[int, typer.Option(help="solver steps per unit")] = 4,
+    card: Annotated[Path | None, typer.Option(help="a model card to put beside the weights")] = None,
+) -> None:
+    pipeline = StreamerPipeline(
+        streamer=StreamerModel.from_pretrained(streamer_run / "streamer"),
+        tokenizer=StreamerTokenizer.from_pretrained(streamer_run / "tokenizer"),
+        scheduler=FlowMatchScheduler(),
+        audio_encoder=CausalAudioEncoder.from_pretrained(streamer_run / "audio_encoder"),
+        video_encoder=CausalVideoEncoder.from_pretrained(streamer_run / "video_encoder"),
+        audio_vae=CausalAudioVAE.from_pretrained(audio_vae),
+        video_vae=CausalVideoVAE.from_pretrained(video_vae),
+        audio_decoder=CausalAudioDecoder.from_pretrained(decoder_run / "audio_decoder"),
+        video_decoder=CausalVideoDecoder.from_pretrained(decoder_run / "video_decoder"),
+        prompt=PROMPT,
+        num_inference_steps=num_inference_steps,
+    )
+    if out.exists():
+        shutil.rmtree(out)
+    pipeline.to(torch.float16).save_pretrained(out)
+    if card is not None:
+        shutil.copy(card, out / "README.md")
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    typer.echo(f"{out}: {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,114 @@
+"""A stand-in for the Hugging Face Hub on this machine: as much of its HTTP interface as loading and pushing models use.
+
+huggingface_hub reads HF_ENDPOINT when it is imported, so clients run in a process of their own with `hub.environment`.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Self
+
+Files = dict[str, bytes]  # path in the repository -> content
+
+
+class LoopbackHub(ThreadingHTTPServer):
+    """A context manager. `repos` holds the repositories, `sent` lists the files sent so far as "org/name/path"."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.repos: dict[str, Files] = {}
+        self.sent: list[str] = []
+        self.endpoint = f"http://127.0.0.1:{self.server_port}"
+
+    def add(self, repo: str, folder: Path) -> None:
+        self.repos[repo] = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+    def environment(self, home: Path, **more: str) -> dict[str, str]:
+        """Environment of a client with its own cache below `home`, without the machine's own Hub and proxy settings."""
+        inherited = {name: value for name, value in os.environ.items() if not name.lower().startswith(("hf_", "http"))}
+        return inherited | {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_TOKEN": "any"} | more
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+def commit_of(files: Files) -> str:
+    return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: LoopbackHub
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0].strip("/").split("/")
+        is_api = path[:2] == ["api", "models"]
+        if is_api:
+            path = path[2:]
+        repo, (action, _revision, *name) = "/".join(path[:2]), path[2:] or ["revision", "main"]
+        files, file = self.server.repos.get(repo), "/".join(name)
+        if files is None:
+            self._reply(404, b"", {"X-Error-Code": "RepoNotFound"})
+        elif is_api and action == "tree":
+            self._reply_json([{"type": "file", "path": f, "size": len(c), "oid": _etag(c)} for f, c in files.items()])
+        elif is_api:
+            self._reply_json({"id": repo, "sha": commit_of(files), "siblings": [{"rfilename": f} for f in files]})
+        elif file not in files:
+            self._reply(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit_of(files)})
+        else:
+            if self.command == "GET":
+                self.server.sent.append(f"{repo}/{file}")
+            self._reply(200, files[file], {"ETag": f'"{_etag(files[file])}"', "X-Repo-Commit": commit_of(files)})
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        path = self.path.partition("?")[0].strip("/").split("/")
+        if path == ["api", "repos", "create"]:
+            request = json.loads(body)
+            repo = f"{request['organization']}/{request['name']}"
+            self.server.repos.setdefault(repo, {})
+            self._reply_json({"url": f"{self.server.endpoint}/{repo}", "name": repo})
+        elif path == ["api", "validate-yaml"]:
+            self._reply_json({"errors": [], "warnings": []})
+        elif path[4] == "preupload":
+            names = [file["path"] for file in json.loads(body)["files"]]
+            self._reply_json({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+        else:  # a commit: one JSON object a line, file contents in base64
+            repo = "/".join(path[2:4])
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.server.repos[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            sha = commit_of(self.server.repos[repo])
+            self._reply_json({"commitUrl": f"{self.server.endpoint}/{repo}/commit/{sha}", "commitOid": sha})
+
+    def _reply_json(self, value: object) -> None:
+        self._reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Silence: pytest has enough to say."""
+
+
+def _etag(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
