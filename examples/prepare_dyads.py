@@ -53,7 +53,11 @@ def to_video(frames: np.ndarray) -> Tensor:
 
 @torch.inference_mode()
 def encode_dyad(
-    dyad: Dyad, tokenizer: StreamerTokenizer, audio_vae: CausalAudioVAE, video_vae: CausalVideoVAE | None, num_slots: int
+    dyad: Dyad,
+    tokenizer: StreamerTokenizer,
+    audio_vae: CausalAudioVAE,
+    video_vae: CausalVideoVAE | None,
+    num_slots: int,
 ) -> dict[str, Tensor]:
     """One dyad as tensors on its wall clock: latents are posterior means (C, ...), user media are small integers."""
     state, text = language_ids(dyad, tokenizer, num_slots)

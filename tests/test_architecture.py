@@ -49,7 +49,11 @@ def test_torchaudio_is_the_codecs_alone_and_lazy():
         for path in sources(package):
             tree = ast.parse(path.read_text())
             top_level = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-            modules = [name for node in top_level for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])]
+            modules = [
+                name
+                for node in top_level
+                for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+            ]
             assert not any((name or "").startswith("torchaudio") for name in modules), path
             if package != "causal_codec":
                 assert not any(module.startswith("torchaudio") for module, _ in imports(path)), path
@@ -63,7 +67,10 @@ def test_examples_and_tests_import_public_names_only():
 
 
 def test_one_version_and_exact_pins_between_siblings():
-    projects = {name: tomllib.loads((ROOT / "packages" / folder / "pyproject.toml").read_text())["project"] for name, (folder, _) in PACKAGES.items()}
+    projects = {
+        name: tomllib.loads((ROOT / "packages" / folder / "pyproject.toml").read_text())["project"]
+        for name, (folder, _) in PACKAGES.items()
+    }
     versions = {project["version"] for project in projects.values()}
     assert len(versions) == 1
     for name, project in projects.items():

@@ -9,7 +9,13 @@ import torch
 from causal_vae import StreamingModule
 from causal_vae.testing import check_causal, check_streaming
 
-SMALL_VIDEO = {"latent_channels": 4, "spatial_strides": (1, 2), "latent_width": 8, "cell_channels": 8, "fine_channels": 4}
+SMALL_VIDEO = {
+    "latent_channels": 4,
+    "spatial_strides": (1, 2),
+    "latent_width": 8,
+    "cell_channels": 8,
+    "fine_channels": 4,
+}
 SMALL_AUDIO = {"latent_channels": 4, "encoder_dim": 8, "encoder_depth": 1, "decoder_dim": 8, "decoder_depth": 1}
 
 
@@ -35,7 +41,9 @@ CASES = {
     "InverseSTFT": (lambda: causal_vae.InverseSTFT(20), (2, 42, 6)),
     "LogMel": (lambda: causal_vae.LogMel(8000, 8, 60, 64, 20), (2, 1, 100)),
     "StreamingSequential": (
-        lambda: causal_vae.StreamingSequential(causal_vae.CausalConv1d(2, 4, 4, 2), causal_vae.CausalConvTranspose1d(4, 2, 3, 3)),
+        lambda: causal_vae.StreamingSequential(
+            causal_vae.CausalConv1d(2, 4, 4, 2), causal_vae.CausalConvTranspose1d(4, 2, 3, 3)
+        ),
         (2, 2, 12),
     ),
     "VideoDecoder": (lambda: causal_vae.VideoDecoder(4, 4, (1, 2), 8, 8, 4, 1, (32, 48)), (2, 4, 4, 2, 3)),
@@ -49,7 +57,9 @@ EXPORTED = sorted(
     name
     for package in (causal_vae, causal_codec)
     for name in package.__all__
-    if inspect.isclass(value := getattr(package, name)) and issubclass(value, StreamingModule) and value is not StreamingModule
+    if inspect.isclass(value := getattr(package, name))
+    and issubclass(value, StreamingModule)
+    and value is not StreamingModule
 )
 
 

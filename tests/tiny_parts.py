@@ -44,9 +44,13 @@ def tiny_pipeline(**streamer_fields) -> StreamerPipeline:
         streamer=StreamerModel(StreamerConfig(**config | streamer_fields)),
         tokenizer=tokenizer,
         scheduler=FlowMatchScheduler(),
-        audio_encoder=CausalAudioEncoder(CausalAudioEncoderConfig(num_mels=16, hidden_dim=8, depth=1, output_dim=16)),
+        audio_encoder=CausalAudioEncoder(
+            CausalAudioEncoderConfig(num_mels=16, widths=[8, 8, 16], depths=[1, 1, 1], kernel_size=3, output_dim=16)
+        ),
         video_encoder=CausalVideoEncoder(
-            CausalVideoEncoderConfig(image_height=16, image_width=32, widths=[4, 8], group_size=4, frame_dim=8, output_dim=16)
+            CausalVideoEncoderConfig(
+                image_height=16, image_width=32, widths=[4, 8], group_size=4, frame_dim=8, output_dim=16
+            )
         ),
         audio_vae=audio_vae,
         video_vae=CausalVideoVAE(**video, decoder_depth=1),

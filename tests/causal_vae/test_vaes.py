@@ -8,7 +8,9 @@ from causal_vae.testing import check_causal, check_streaming
 
 def tiny_audio_vae() -> CausalAudioVAE:
     torch.manual_seed(0)
-    return CausalAudioVAE(latent_channels=4, num_mels=20, encoder_dim=8, encoder_depth=1, decoder_dim=8, decoder_depth=1).eval()
+    return CausalAudioVAE(
+        latent_channels=4, num_mels=20, encoder_dim=8, encoder_depth=1, decoder_dim=8, decoder_depth=1
+    ).eval()
 
 
 def tiny_video_vae() -> CausalVideoVAE:

@@ -82,11 +82,15 @@ def serve(model, streams, noisy_audio, noisy_video, sigma, prompt_ids, capacity_
             embedded = model.embed_language(language[:, i : i + 1], region)
             hidden.append(model.step(embedded, state, kv_layout, region))
         logits.append(model.lm_head(torch.cat(hidden[:-1], dim=1)))
-        scratch = model.embed_response(torch.randn_like(streams.audio[:, k]), torch.randn_like(streams.video[:, k]), torch.ones(batch))
+        scratch = model.embed_response(
+            torch.randn_like(streams.audio[:, k]), torch.randn_like(streams.video[:, k]), torch.ones(batch)
+        )
         model.step(scratch, state, kv_layout, layout.response)  # leaves no trace
         noisy = noisy_audio[:, 0, k], noisy_video[:, 0, k]
         hidden = model.step(model.embed_response(*noisy, sigma[:, 0, k]), state, kv_layout, layout.response)
-        for out, velocity in zip((audio_velocity, video_velocity), model.velocities(hidden, *noisy, sigma[:, 0, k]), strict=True):
+        for out, velocity in zip(
+            (audio_velocity, video_velocity), model.velocities(hidden, *noisy, sigma[:, 0, k]), strict=True
+        ):
             out.append(velocity)
         clean = model.embed_response(streams.audio[:, k], streams.video[:, k], torch.zeros(batch))
         model.step(clean, state, kv_layout, layout.response)
@@ -216,7 +220,8 @@ def test_presets():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"commit_delay": 2}, {"response_window": 1, "commit_delay": 1}, {"audio_patch_size": 3}, {"prediction_type": "x"}]
+    "wrong",
+    [{"commit_delay": 2}, {"response_window": 1, "commit_delay": 1}, {"audio_patch_size": 3}, {"prediction_type": "x"}],
 )
 def test_wrong_configurations_are_refused(wrong):
     with pytest.raises(ValueError):

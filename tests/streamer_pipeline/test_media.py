@@ -9,7 +9,6 @@ import av
 import numpy as np
 import pytest
 import torch
-
 from streamer_pipeline.media import RecordingError, RecordingReader, RecordingWriter, side_by_side
 from streamer_pipeline.subtitles import captions, write_srt
 from streamer_pipeline.units import FRAME_RATE, SAMPLE_RATE, AgentUnit, UserUnit

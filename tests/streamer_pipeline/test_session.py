@@ -8,7 +8,6 @@ import pytest
 import torch
 from causal_vae import state_nbytes
 from streamer_pipeline import StreamerSession, UnitBuffer, step_sessions
-
 from tiny_parts import SIZE, open_session, random_units, tiny_pipeline
 
 POLICIES = {
@@ -128,7 +127,10 @@ def test_the_user_and_the_seed_matter(pipeline):
 def test_bytes_are_known_before_the_session_and_do_not_grow(pipeline):
     session = open_session(pipeline)
     predicted = 2 * pipeline.kv_layout().nbytes()
-    held = sum(state_nbytes({k: kv[k] for k in ("keys", "values")}) for kv in (session.state["thinker"]["kv"], session.state["performer"]))
+    held = sum(
+        state_nbytes({k: kv[k] for k in ("keys", "values")})
+        for kv in (session.state["thinker"]["kv"], session.state["performer"])
+    )
     assert held == predicted
     before = session.nbytes()
     run(session, random_units(12))

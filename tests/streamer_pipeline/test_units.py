@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from streamer_pipeline.units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, AgentUnit, UnitBuffer, UserUnit
 
 H, W = 4, 6

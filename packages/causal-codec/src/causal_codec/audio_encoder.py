@@ -120,7 +120,9 @@ class LogMelFrontEnd(StreamingModule):
         frames = wave.unfold(1, self.window_length, self.stride) * self.window
         mel = self.filters @ torch.fft.rfft(frames).abs().transpose(1, 2)
         # The floor hides a recording's noise below about -60 dB, so that silence is the same in every room.
-        return torch.log(mel + 1e-2) / 2, wave[:, wave.shape[1] - num_past :].clone(memory_format=torch.contiguous_format)
+        return torch.log(mel + 1e-2) / 2, wave[:, wave.shape[1] - num_past :].clone(
+            memory_format=torch.contiguous_format
+        )
 
 
 class SplitLevel(nn.Module):

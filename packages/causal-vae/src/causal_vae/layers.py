@@ -65,7 +65,9 @@ class CausalConvTranspose1d(StreamingModule):
         self.upsample = stride
         self.num_past = -(-kernel_size // stride) - 1
         if kernel_size < stride:
-            raise ValueError(f"kernel_size {kernel_size} leaves gaps at stride {stride}; it must be at least the stride")
+            raise ValueError(
+                f"kernel_size {kernel_size} leaves gaps at stride {stride}; it must be at least the stride"
+            )
 
     def chunk_shape(self) -> tuple[int, ...]:
         return self.conv.in_channels, 1

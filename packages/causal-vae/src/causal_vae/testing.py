@@ -1,7 +1,7 @@
 """The laws of the streaming contract as assertions, for any `StreamingModule`, ours or a stranger's.
 
-    check_streaming(module, x)      # state laws: partitions, batches, forks, hand-over
-    check_causal(module, x)         # no output depends on its future; returns the measured look-ahead
+check_streaming(module, x)      # state laws: partitions, batches, forks, hand-over
+check_causal(module, x)         # no output depends on its future; returns the measured look-ahead
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ def check_streaming(
     _assert_equal(module(x, reset)[0], whole, "a reset state is not the start of a stream")
 
     # 2. Any partition gives the same output; 3. its states keep shape, dtype and layout.
-    for partition in [[stride] * (length // stride), *(random_partition(length, stride, generator) for _ in range(num_partitions))]:
+    for partition in [
+        [stride] * (length // stride),
+        *(random_partition(length, stride, generator) for _ in range(num_partitions)),
+    ]:
         y, _, states = stream(module, x, partition)
         _assert_close(y, whole, scale, f"chunks {partition} differ from the whole")
         for state in states:

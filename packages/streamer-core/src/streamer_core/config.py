@@ -95,8 +95,7 @@ class StreamerConfig(PreTrainedConfig):
             "rope_sections must sum to head_dim / 2": sum(self.rope_sections) == self.head_dim // 2,
             "the height and width axes can take at most a third of the frequencies each": max(self.rope_sections[1:])
             <= self.head_dim // 2 // 3,
-            "state_names and state_token_ids must match one to one": len(self.state_names)
-            == len(self.state_token_ids),
+            "state_names and state_token_ids must match one to one": len(self.state_names) == len(self.state_token_ids),
             "state_token_ids and pad_token_id must lie in the vocabulary": max(
                 *self.state_token_ids, self.pad_token_id or 0
             )

@@ -98,7 +98,9 @@ class UnitLayout:
             if name == "agent_video":
                 rows = c.video_latent_height // c.video_patch_height
                 columns = c.video_latent_width // c.video_patch_width
-                row, column = (axis.flatten() for axis in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"))
+                row, column = (
+                    axis.flatten() for axis in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+                )
                 offsets.append(torch.stack([torch.zeros_like(row), row, column]))
             else:
                 ticks = torch.arange(count) * c.ticks_per_unit // max(count, 1)
@@ -128,8 +130,12 @@ class UnitLayout:
         """
         c = self.config
         query_in_response, key_in_response = query >= self.num_context_tokens, key >= self.num_context_tokens
-        in_context_window = distance >= 0 if c.context_window is None else (distance >= 0) & (distance <= c.context_window)
-        in_response_window = distance >= 0 if c.response_window is None else (distance >= 0) & (distance <= c.response_window)
+        in_context_window = (
+            distance >= 0 if c.context_window is None else (distance >= 0) & (distance <= c.context_window)
+        )
+        in_response_window = (
+            distance >= 0 if c.response_window is None else (distance >= 0) & (distance <= c.response_window)
+        )
         earlier_in_unit = (key <= query) | (self._modality(query, key) & (query < self.num_user_tokens))
         context_key = in_context_window & ((distance > 0) | earlier_in_unit | query_in_response)
         first_committed = torch.where(query_in_response, 0, 1 + c.commit_delay)

@@ -115,10 +115,19 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             raise ValueError(f"{pretrained_model_name_or_path} is a {source.model_type!r} checkpoint; expected 'qwen3'")
         if source.sliding_window is not None or (source.rope_parameters or {}).get("rope_type", "default") != "default":
             raise ValueError("Qwen3 checkpoints with a sliding window or scaled rotary positions are not supported")
-        shared = (
-            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-            "head_dim rms_norm_eps attention_bias tie_word_embeddings initializer_range"
-        ).split()
+        shared = [
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "rms_norm_eps",
+            "attention_bias",
+            "tie_word_embeddings",
+            "initializer_range",
+        ]
         fields = {name: getattr(source, name) for name in shared} | {
             "rope_theta": source.rope_parameters["rope_theta"],
             "pad_token_id": source.vocab_size - 3,
@@ -207,7 +216,9 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         embeddings = torch.cat([clean.flatten(1, 2), noisy.flatten(1, 3)], dim=1)
         unit = torch.arange(num_units, device=sigma.device)
         start = torch.zeros(batch, dtype=torch.int64, device=sigma.device)
-        start = start + (0 if prompt_ids is None else prompt_ids.shape[1]) + (0 if clock_offset is None else clock_offset)
+        start = (
+            start + (0 if prompt_ids is None else prompt_ids.shape[1]) + (0 if clock_offset is None else clock_offset)
+        )
         all_units = unit.expand(batch, -1)
         positions = [layout.positions(all_units, start, slice(0, layout.num_tokens))]
         positions += [layout.positions(all_units, start, layout.response)] * num_copies
@@ -274,7 +285,9 @@ def training_mask(
     units = torch.arange(num_units, device=device)
     tokens = layout.indices(slice(0, layout.num_tokens), device)
     response = layout.indices(layout.response, device)
-    unit = torch.cat([units.repeat_interleave(layout.num_tokens), units.repeat_interleave(len(response)).repeat(num_copies)])
+    unit = torch.cat(
+        [units.repeat_interleave(layout.num_tokens), units.repeat_interleave(len(response)).repeat(num_copies)]
+    )
     index = torch.cat([tokens.repeat(num_units), response.repeat(num_units * num_copies)])
     copy = torch.cat(
         [
@@ -294,7 +307,9 @@ def training_mask(
     total = prompt_length + len(mask)
     full = torch.zeros(total, total, dtype=torch.bool, device=device)
     full[:, :prompt_length] = True
-    full[:prompt_length, :prompt_length] = torch.ones(prompt_length, prompt_length, dtype=torch.bool, device=device).tril()
+    full[:prompt_length, :prompt_length] = torch.ones(
+        prompt_length, prompt_length, dtype=torch.bool, device=device
+    ).tril()
     full[prompt_length:, prompt_length:] = mask
     return full
 

@@ -53,9 +53,7 @@ class FlowMatchScheduler(FlowMatchEulerDiscreteScheduler):
         """One joint step of every modality by the same noise levels."""
         return {name: z + (next_sigma - sigma) * velocities[name] for name, z in latents.items()}
 
-    def solve(
-        self, velocity: Callable[[Latents, Tensor], Latents], noise: Latents, num_steps: int
-    ) -> Latents:
+    def solve(self, velocity: Callable[[Latents, Tensor], Latents], noise: Latents, num_steps: int) -> Latents:
         """Integrate from noise to clean latents: `velocity(latents, sigma (B,)) -> velocities`, `num_steps` calls."""
         first = next(iter(noise.values()))
         sigmas = self.noise_levels(num_steps, first.device).to(first.dtype)

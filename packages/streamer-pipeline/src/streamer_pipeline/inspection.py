@@ -33,7 +33,7 @@ def describe_latency(pipeline: StreamerPipeline) -> Description:
         ["tokens per unit", f"{layout.num_tokens} ({counts})"],
         ["passes per unit", f"{passes} = 1 user + {layout.num_language_slots} language + {steps} solver + 1 commit"],
         ["commit_delay", f"{config.commit_delay} ({'overlapping' if config.commit_delay else 'in turn'})"],
-        ["response plays", f"{delay} units = {delay * UNIT_MS} ms after its user unit begins"],
+        ["response plays", f"{delay * UNIT_MS} ms after its user unit begins (response_delay {delay})"],
         ["event to output", f"{(delay - 1) * UNIT_MS} to {delay * UNIT_MS} ms by its place in the unit, and computing"],
         ["history", f"context {_window(config.context_window)}, responses {_window(config.response_window)}"],
     ]

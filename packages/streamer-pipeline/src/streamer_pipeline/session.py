@@ -64,8 +64,8 @@ def unit_noise(config: StreamerConfig, seed: int, unit: int) -> dict[str, Tensor
 class StreamerSession:
     """A live conversation with a pipeline. Sessions share nothing but weights.
 
-        session = pipeline.open_session(seed=0)
-        agent_unit = session.step(user_unit)      # 160 ms in, 160 ms out
+    session = pipeline.open_session(seed=0)
+    agent_unit = session.step(user_unit)      # 160 ms in, 160 ms out
     """
 
     def __init__(
@@ -105,7 +105,9 @@ class StreamerSession:
 
     def save(self, path: str | Path) -> None:
         """Write the whole session to one safetensors file; `load` continues bit for bit, also in another process."""
-        geometry = {name: getattr(self.kv_layout, name) for name in ("prompt_capacity", "context_units", "response_units")}
+        geometry = {
+            name: getattr(self.kv_layout, name) for name in ("prompt_capacity", "context_units", "response_units")
+        }
         header = {
             "options": asdict(self.options),
             "kv": geometry,
@@ -133,9 +135,15 @@ class StreamerSession:
         header = json.loads(metadata["session"])
         ours = json.loads(json.dumps(pipeline.streamer.config.to_diff_dict(), default=str))
         differing = [name for name in ours | header["streamer"] if ours.get(name) != header["streamer"].get(name)]
-        differing = [name for name in differing if name not in ("_name_or_path", "transformers_version", "dtype", "architectures")]
+        differing = [
+            name
+            for name in differing
+            if name not in ("_name_or_path", "transformers_version", "dtype", "architectures")
+        ]
         if differing:
-            raise ValueError(f"{path} was saved with another checkpoint; its Transformer differs in {', '.join(differing)}")
+            raise ValueError(
+                f"{path} was saved with another checkpoint; its Transformer differs in {', '.join(differing)}"
+            )
         kv_layout = KVLayout(pipeline.streamer.layout, **header["kv"])
         options = SessionOptions(**header["options"])
         return cls(pipeline, options, kv_layout, unflatten_state(leaves), header["pending_text"])
@@ -191,9 +199,7 @@ def step_sessions(sessions: list[StreamerSession], units: list[UserUnit]) -> lis
         thought, media, state = _run_unit(
             pipeline, text_ids, audio, video, {**noise, "gumbel": gumbel}, state, kv_layout, options.num_steps, spans
         )
-    return [
-        _deliver(session, thought, media, state, row, len(sessions), spans) for row, session in enumerate(sessions)
-    ]
+    return [_deliver(session, thought, media, state, row, len(sessions), spans) for row, session in enumerate(sessions)]
 
 
 def _run_unit(pipeline, text_ids, audio, video, noise, state, kv_layout, num_steps, spans):

@@ -36,9 +36,11 @@ def captions(texts: Sequence[str | None]) -> list[tuple[float, float, str]]:
         last = found[-1] if found else None
         fits = last is not None and (
             word.start == last.start
-            or word.start - last.end < PAUSE_UNITS
-            and last.num_words < MAX_WORDS
-            and word.end - last.start <= MAX_UNITS
+            or (
+                word.start - last.end < PAUSE_UNITS
+                and last.num_words < MAX_WORDS
+                and word.end - last.start <= MAX_UNITS
+            )
         )
         if fits:
             last.end, last.text, last.num_words = word.end, f"{last.text} {word.text}", last.num_words + 1

@@ -113,8 +113,11 @@ class Thinker:
     def render(self, latents: dict[str, Tensor], state: State) -> tuple[Tensor, Tensor, State]:
         """Packed clean latents of one unit -> audio (B, 1, 3840), video (B, 3, 4, H, W), next state."""
         config = self.streamer.config
-        audio, audio_state = self.audio_renderer(unpack_audio(latents["audio"][:, None], config), state["audio_decoder"])
-        video, video_state = self.video_renderer(unpack_video(latents["video"][:, None], config), state["video_decoder"])
+        audio, audio_state = self.audio_renderer(
+            unpack_audio(latents["audio"][:, None], config), state["audio_decoder"]
+        )
+        video, video_state = self.video_renderer(
+            unpack_video(latents["video"][:, None], config), state["video_decoder"]
+        )
         state = {**state, "audio_decoder": audio_state, "video_decoder": video_state}
         return audio.clamp(-1, 1), video.clamp(-1, 1), state
-

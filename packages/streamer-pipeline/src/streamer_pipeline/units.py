@@ -48,7 +48,7 @@ class AgentUnit:
     """160 ms of the agent: what a session returns for one `UserUnit`.
 
     audio: (1, 3840); video: (3, 4, H, W); as in `UserUnit`, but not clamped: they are what the decoders rendered.
-    text: the words of this unit, "" while silent. state: the word of the state slot, for example "LISTEN".
+    text: the words of this unit, "" while silent. state: what the state slot says, "listen" or "speak".
     index: number of the unit since the session began. latency: stage -> milliseconds.
     """
 
