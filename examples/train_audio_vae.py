@@ -2,7 +2,7 @@
 
     python examples/train_audio_vae.py --preset tiny --run runs/audio_vae
 
-Run it again with the same `--run` to continue. The result is `<run>/audio_vae`, ready for `CausalAudioVAE.from_pretrained`.
+Run it again with the same `--run` to continue. The result is `<run>/audio_vae`.
 """
 
 from pathlib import Path

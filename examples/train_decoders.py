@@ -42,7 +42,7 @@ PRESETS = {
 }
 
 
-def audio_parts(vae_folder: Path, start_from: Path | None, sizes: dict):
+def audio_parts(vae_folder: Path, start_from: Path | None, sizes: dict, agent_share: float):
     """(teacher, student, loss, segments to train on, held-out recordings, callback class) for sound."""
     from duplex_world.real_media import real_prompts
     from train_audio_vae import UNIT, Spectrograms, SpeechSegments, speech_sources
@@ -57,7 +57,7 @@ def audio_parts(vae_folder: Path, start_from: Path | None, sizes: dict):
     return vae, student, AudioReconstructionLoss(), SpeechSegments(speech_sources()), held_out, Spectrograms
 
 
-def video_parts(vae_folder: Path, start_from: Path | None, sizes: dict):
+def video_parts(vae_folder: Path, start_from: Path | None, sizes: dict, agent_share: float):
     """(teacher, student, loss, clips to train on, held-out clips, callback class) for the picture."""
     from train_video_vae import Pictures, TalkingHeads, emphasis
 
@@ -65,11 +65,12 @@ def video_parts(vae_folder: Path, start_from: Path | None, sizes: dict):
     if start_from:
         student = CausalVideoDecoder.from_pretrained(start_from)
     else:
-        shared = ("frames_per_latent", "spatial_strides", "latent_channels")
+        shared = ("frames_per_latent", "spatial_strides", "latent_channels", "picture_size")
         student = CausalVideoDecoder(**{name: vae.config[name] for name in shared}, **sizes)
-    unseen = iter(TalkingHeads(agent_share=0.75, first_seed=1_000_000))
+        student.decoder.picture.load_state_dict(vae.decoder.picture.state_dict())
+    unseen = iter(TalkingHeads(agent_share, first_seed=1_000_000))
     held_out = [next(unseen) for _ in range(4)]
-    return vae, student, VideoReconstructionLoss(emphasis()), TalkingHeads(), held_out, Pictures
+    return vae, student, VideoReconstructionLoss(emphasis()), TalkingHeads(agent_share), held_out, Pictures
 
 
 def main(
@@ -79,6 +80,7 @@ def main(
     preset: Annotated[str, typer.Option(help=" | ".join(PRESETS))] = "tiny",
     max_steps: Annotated[int | None, typer.Option(help="instead of the preset's")] = None,
     start_from: Annotated[Path | None, typer.Option(help="a decoder folder whose weights to start from")] = None,
+    agent_share: Annotated[float, typer.Option(help="share of video clips that show the agent")] = 0.85,
     num_threads: int = 1,
 ) -> None:
     torch.set_num_threads(num_threads)
@@ -87,7 +89,7 @@ def main(
     max_steps = max_steps or settings["max_steps"]
     run.mkdir(parents=True, exist_ok=True)
     parts = audio_parts if what is What.audio else video_parts
-    teacher, student, loss, media, held_out, pictures = parts(vae, start_from, settings["model"])
+    teacher, student, loss, media, held_out, pictures = parts(vae, start_from, settings["model"], agent_share)
     training = DecoderDistillation(teacher, student, loss, learning_rate=1e-3, max_steps=max_steps)
     trainer = build_trainer(run, max_steps, max(2, max_steps // 10), [pictures(run)])
     trainer.fit(

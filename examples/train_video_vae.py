@@ -2,7 +2,7 @@
 
     python examples/train_video_vae.py --preset tiny --run runs/video_vae
 
-Run it again with the same `--run` to continue. The result is `<run>/video_vae`, ready for `CausalVideoVAE.from_pretrained`.
+Run it again with the same `--run` to continue. The result is `<run>/video_vae`.
 """
 
 from pathlib import Path

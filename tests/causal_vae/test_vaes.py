@@ -72,7 +72,7 @@ def test_a_truncated_file_is_an_error(tmp_path):
     tiny_audio_vae().save_pretrained(tmp_path)
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
-    with pytest.raises(ValueError, match="diffusion_pytorch_model.safetensors.*damaged"):
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors.*damaged"):
         CausalAudioVAE.from_pretrained(tmp_path)
 
 

@@ -104,7 +104,7 @@ def init_kv_state(kv_layout: KVLayout, batch_size: int, device=None, dtype=torch
 
 
 def read_tail(state: State, slots: Tensor) -> Tensor:
-    """K/V at `slots` (B, T) as one packed tensor (B, 2, L, H, T, D): what crosses from thinker to performer and back."""
+    """K/V at `slots` (B, T) as one packed tensor (B, 2, L, H, T, D): what thinker and performer send each other."""
     keys, values = state["keys"], state["values"]
     where = slots[:, None, None, :, None].expand(-1, keys.shape[1], keys.shape[2], -1, keys.shape[4])
     return torch.stack([keys.gather(3, where), values.gather(3, where)], dim=1)

@@ -6,6 +6,7 @@ Convention of the report (eq. 2): z_sigma = (1 - sigma) z0 + sigma eps, velocity
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -22,8 +23,8 @@ def _expand(sigma: Tensor, like: Tensor) -> Tensor:
 class FlowMatchScheduler(FlowMatchEulerDiscreteScheduler):
     """diffusers' flow-match Euler scheduler plus pure functions for joint denoising.
 
-    `noise_levels`, `add_noise`, `velocity_target`, `euler_step` and `solve` touch no attribute that changes; the parent's
-    stepping interface remains for those who swap it into other pipelines.
+    `noise_levels`, `add_noise`, `velocity_target`, `euler_step` and `solve` touch no attribute that changes; the
+    parent's stepping interface remains for those who swap it into other pipelines.
     """
 
     @staticmethod
@@ -58,7 +59,7 @@ class FlowMatchScheduler(FlowMatchEulerDiscreteScheduler):
         first = next(iter(noise.values()))
         sigmas = self.noise_levels(num_steps, first.device).to(first.dtype)
         latents = noise
-        for sigma, next_sigma in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for sigma, next_sigma in pairwise(sigmas):
             velocities = velocity(latents, sigma.expand(first.shape[0]))
             latents = self.euler_step(latents, velocities, sigma, next_sigma)
         return latents

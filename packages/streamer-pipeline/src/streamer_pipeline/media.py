@@ -215,7 +215,7 @@ class RecordingWriter:
         self._audio = self._container.add_stream("aac", rate=SAMPLE_RATE, layout=self._layout)
 
     def write(self, unit: AgentUnit | UserUnit) -> None:
-        """Append unit.audio (num_channels, 3840) and unit.video (3, 4, height, width); values are clamped to [-1, 1]."""
+        """Append unit.audio (num_channels, 3840) and unit.video (3, 4, height, width); clamped to [-1, 1]."""
         audio_shape = (self.num_channels, SAMPLES_PER_UNIT)
         video_shape = (3, FRAMES_PER_UNIT, self.height, self.width)
         if unit.audio.shape != audio_shape or unit.video.shape != video_shape:
@@ -375,7 +375,7 @@ def _shape_graph(frame: VideoFrame, aspect: Fraction, height: int, width: int) -
 
 
 def _clock_graph(frame: VideoFrame) -> Graph:
-    """rgb24 frames at any times -> 25 fps from time 0: the nearest frame is held or dropped, the first held backwards."""
+    """rgb24 frames at any times -> 25 fps from time 0: the nearest is held or dropped, the first held backwards."""
     return _graph(
         ("buffer", f"video_size={frame.width}x{frame.height}:pix_fmt=rgb24:time_base={frame.time_base}"),
         ("fps", f"{FRAME_RATE}:start_time=0"),

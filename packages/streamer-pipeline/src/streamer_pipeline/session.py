@@ -129,7 +129,7 @@ class StreamerSession:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise ValueError(f"{path} is not a saved session of this version (format {metadata.get('format')})")
-                leaves = {name: file.get_tensor(name).clone() for name in file.keys()}  # aligned, as at saving
+                leaves = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (a copy: aligned)
         except (SafetensorError, FileNotFoundError) as error:
             raise ValueError(f"{path} cannot be read as a saved session: {error}") from error
         header = json.loads(metadata["session"])
@@ -184,10 +184,8 @@ def step_sessions(sessions: list[StreamerSession], units: list[UserUnit]) -> lis
     kv_layout, config = sessions[0].kv_layout, pipeline.streamer.config
     ledger = LatencyLedger()
     with ledger.unit() as spans:
-        if len(sessions) == 1:
-            state = sessions[0].state
-        else:
-            state = stack_states([session.state for session in sessions])
+        states = [session.state for session in sessions]
+        state = states[0] if len(states) == 1 else stack_states(states)
         noise = [unit_noise(config, s.options.seed, s.num_units) for s in sessions]
         noise = {name: torch.cat([n[name] for n in noise]).to(pipeline.device) for name in noise[0]}
         temperature = torch.tensor([s.options.temperature for s in sessions], device=pipeline.device)

@@ -29,7 +29,7 @@ def captions(texts: Sequence[str | None]) -> list[tuple[float, float, str]]:
 
     A caption ends at a pause of 4 units, after 10 words or after 4 s. It stays for the length of that pause, so that a
     single word can be read, but not into the next caption and not past the last unit. A unit is never split.
-    Pieces of words are joined as they are if any text begins or ends with a space (a subword tokenizer), else by spaces.
+    Pieces of words are joined as they are if any text begins or ends with a space (subwords), else by spaces.
     """
     found: list[_Words] = []
     for word in _words(texts):
