@@ -7,7 +7,7 @@ from .config import StreamerConfig, preset
 from .latents import pack_audio, pack_video, unpack_audio, unpack_video
 from .layout import UnitLayout
 from .model import StreamerModel, StreamerOutput, UnitStreams, streamer_loss, training_mask
-from .scheduler import FlowMatchScheduler, SchedulerMixin, sample_logit_normal  # noqa: F401
+from .scheduler import FlowMatchScheduler, SchedulerMixin, UniPCFlowScheduler, sample_logit_normal  # noqa: F401
 from .tokenizer import StreamerTokenizer
 from .transformer import StreamerTransformer
 
@@ -23,6 +23,7 @@ __all__ = [
     "StreamerOutput",
     "StreamerTokenizer",
     "StreamerTransformer",
+    "UniPCFlowScheduler",
     "UnitLayout",
     "UnitStreams",
     "advance",

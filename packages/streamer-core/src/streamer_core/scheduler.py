@@ -9,7 +9,8 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  (pipelines look the base class up here)
 from torch import Tensor
 
@@ -63,6 +64,42 @@ class FlowMatchScheduler(FlowMatchEulerDiscreteScheduler):
             velocities = velocity(latents, sigma.expand(first.shape[0]))
             latents = self.euler_step(latents, velocities, sigma, next_sigma)
         return latents
+
+
+class UniPCFlowScheduler(UniPCMultistepScheduler):
+    """diffusers' UniPC multistep solver (Zhao et al. 2023) behind `solve`: more accurate than Euler at equal passes.
+
+    UniPC counts its own steps, so every solve runs on a fresh copy; both modalities go through it as one tensor,
+    which keeps one noise level and one history of derivatives for both.
+    """
+
+    @register_to_config
+    def __init__(self, num_train_timesteps: int = 1000, solver_order: int = 2) -> None:
+        super().__init__(
+            num_train_timesteps=num_train_timesteps,
+            solver_order=solver_order,
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+        )
+
+    def solve(self, velocity: Callable[[Latents, Tensor], Latents], noise: Latents, num_steps: int) -> Latents:
+        """As `FlowMatchScheduler.solve`."""
+        solver = type(self)(self.config.num_train_timesteps, self.config.solver_order)
+        first = next(iter(noise.values()))
+        solver.set_timesteps(num_steps, device=first.device)
+        shapes = {name: z.shape for name, z in noise.items()}
+        sizes = [z[0].numel() for z in noise.values()]
+
+        def split(joint: Tensor) -> Latents:
+            parts = joint.split(sizes, dim=1)
+            return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+        joint = torch.cat([z.flatten(1) for z in noise.values()], dim=1)
+        for timestep, sigma in zip(solver.timesteps, solver.sigmas, strict=False):
+            velocities = velocity(split(joint), sigma.to(first).expand(first.shape[0]))
+            flat = torch.cat([velocities[name].flatten(1) for name in shapes], dim=1)
+            joint = solver.step(flat, timestep, joint, return_dict=False)[0]
+        return split(joint)
 
 
 def sample_logit_normal(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
