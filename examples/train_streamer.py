@@ -31,6 +31,22 @@ PRESETS = {
 PER_UNIT = {"user_audio": 3840, "user_frames": 1, "state": 1, "text": 1, "audio_latents": 4, "video_latents": 1}
 
 
+def vary_microphone(audio: Tensor) -> Tensor:
+    """Another microphone and room level for (N,) int16: random gain, a smooth random equaliser, some noise."""
+    spectrum = torch.fft.rfft(audio.float())
+    curve = torch.nn.functional.interpolate(torch.randn(1, 1, 10) * 4, len(spectrum), mode="linear")[0, 0]  # dB
+    wave = torch.fft.irfft(spectrum * 10 ** (curve / 20), len(audio)) * 10 ** torch.empty(()).uniform_(-0.4, 0.2)
+    noise = torch.randn(len(audio)) * 32767 * 10 ** torch.empty(()).uniform_(-4, -2)
+    return (wave + noise).clamp(-32767, 32767).to(torch.int16)
+
+
+def vary_camera(frames: Tensor) -> Tensor:
+    """Another brightness, contrast and sensor noise for uint8 frames; colours keep their names."""
+    contrast, brightness = torch.empty(()).uniform_(0.85, 1.15), torch.empty(()).uniform_(-18, 18)
+    noisy = (frames.float() - 128) * contrast + 128 + brightness + 4 * torch.randn(frames.shape)
+    return noisy.clamp(0, 255).to(torch.uint8)
+
+
 class Conversations(IterableDataset):
     """Endless windows of `num_units` units cut from dyads in a row; the agent's side is `response_delay` units ahead.
 
@@ -66,6 +82,8 @@ class Conversations(IterableDataset):
             first = start if name.startswith("user") else start + self.delay
             joined = torch.cat([dyad[name] for dyad in dyads], dim=axis)
             window[name] = joined.narrow(axis, first * PER_UNIT[name], self.num_units * PER_UNIT[name])
+        window["user_audio"] = vary_microphone(window["user_audio"])
+        window["user_frames"] = vary_camera(window["user_frames"])
         window["valid"] = torch.arange(self.num_units) >= (self.num_blind if start else 0)
         return window
 
