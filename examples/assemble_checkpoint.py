@@ -21,9 +21,10 @@ from train_streamer import PROMPT
 def main(
     out: Annotated[Path, typer.Option(help="folder of the new pipeline")] = Path("runs/wan-streamer-tiny"),
     streamer_run: Annotated[Path, typer.Option(help="run of train_streamer.py")] = Path("runs/streamer"),
-    decoder_run: Annotated[Path, typer.Option(help="run of train_decoders.py")] = Path("runs/decoders"),
     audio_vae: Path = Path("runs/audio_vae/audio_vae"),
     video_vae: Path = Path("runs/video_vae/video_vae"),
+    audio_decoder: Annotated[Path | None, typer.Option(help="without it the VAE renders")] = None,
+    video_decoder: Annotated[Path | None, typer.Option(help="without it the VAE renders")] = None,
     num_inference_steps: Annotated[int, typer.Option(help="solver steps per unit")] = 4,
     card: Annotated[Path | None, typer.Option(help="a model card to put beside the weights")] = None,
 ) -> None:
@@ -35,8 +36,8 @@ def main(
         video_encoder=CausalVideoEncoder.from_pretrained(streamer_run / "video_encoder"),
         audio_vae=CausalAudioVAE.from_pretrained(audio_vae),
         video_vae=CausalVideoVAE.from_pretrained(video_vae),
-        audio_decoder=CausalAudioDecoder.from_pretrained(decoder_run / "audio_decoder"),
-        video_decoder=CausalVideoDecoder.from_pretrained(decoder_run / "video_decoder"),
+        audio_decoder=audio_decoder and CausalAudioDecoder.from_pretrained(audio_decoder),
+        video_decoder=video_decoder and CausalVideoDecoder.from_pretrained(video_decoder),
         prompt=PROMPT,
         num_inference_steps=num_inference_steps,
     )

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 UNIT = 3840
 PRESETS = {
     "smoke": {"max_steps": 4, "batch_size": 2, "model": {"encoder_dim": 16, "decoder_dim": 16}},
-    "tiny": {"max_steps": 6000, "batch_size": 8, "model": {}},
+    "tiny": {"max_steps": 9000, "batch_size": 8, "model": {}},
 }
 
 

@@ -36,7 +36,7 @@ PRESETS = {
         },
     },
     "tiny": {
-        "audio": {"max_steps": 4000, "batch_size": 8, "model": {}},
+        "audio": {"max_steps": 1500, "batch_size": 8, "model": {}},
         "video": {"max_steps": 4000, "batch_size": 3, "model": {}},
     },
 }

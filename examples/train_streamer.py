@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 PROMPT = "you are ada"
 PRESETS = {
     "smoke": {"max_steps": 2, "batch_size": 2, "num_units": 8},
-    "tiny": {"max_steps": 4000, "batch_size": 6, "num_units": 40},
+    "tiny": {"max_steps": 1600, "batch_size": 4, "num_units": 40},
 }
 PER_UNIT = {"user_audio": 3840, "user_frames": 1, "state": 1, "text": 1, "audio_latents": 4, "video_latents": 1}
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 FRAMES_PER_UNIT = 4
 PRESETS = {
     "smoke": {"max_steps": 2, "batch_size": 2, "model": {"latent_width": 16, "cell_channels": 16, "fine_channels": 8}},
-    "tiny": {"max_steps": 9000, "batch_size": 2, "model": {}},
+    "tiny": {"max_steps": 1800, "batch_size": 2, "model": {}},
 }
 
 
