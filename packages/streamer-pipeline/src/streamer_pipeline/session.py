@@ -104,7 +104,10 @@ class StreamerSession:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the whole session to one safetensors file; `load` continues bit for bit, also in another process."""
+        """Write the whole session to one safetensors file.
+
+        `load` continues bit for bit, also in another process, with as many threads on the same kind of processor.
+        """
         geometry = {
             name: getattr(self.kv_layout, name) for name in ("prompt_capacity", "context_units", "response_units")
         }
