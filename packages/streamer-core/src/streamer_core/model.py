@@ -92,13 +92,14 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
-            # Latent projections carry continuous values: scale by fan-in, not by the language model's fixed range.
-            latent = isinstance(module, nn.Linear) and module not in (self.lm_head,)
-            std = module.in_features**-0.5 if latent else self.config.initializer_range
+        """Linear layers by fan-in: at small widths a language model's fixed range would start latents near zero."""
+        if isinstance(module, nn.Linear):
+            std = self.config.initializer_range if module is self.lm_head else module.in_features**-0.5
             nn.init.normal_(module.weight, std=std)
-            if getattr(module, "bias", None) is not None:
+            if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
 
     @classmethod
     def from_qwen3(cls, pretrained_model_name_or_path: str | os.PathLike, **overrides: Any) -> StreamerModel:
