@@ -10,7 +10,6 @@ import zlib
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from causal_vae import CausalAudioVAE, CausalVideoVAE
@@ -18,6 +17,7 @@ from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import Dyad, build_dyad
 from duplex_world.grammar import NAMES, USER_PHRASINGS, agent_phrases
 from duplex_world.render import render_frames
+from duplex_world.tensors import to_video
 from rich.progress import track
 from safetensors.torch import save_file
 from streamer_core import StreamerTokenizer
@@ -47,10 +47,6 @@ def language_ids(dyad: Dyad, tokenizer: StreamerTokenizer, num_slots: int) -> tu
     return state, text
 
 
-def to_video(frames: np.ndarray) -> Tensor:
-    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-
-
 @torch.inference_mode()
 def encode_dyad(
     dyad: Dyad,
@@ -73,7 +69,7 @@ def encode_dyad(
         latents, past = [], None
         for first in range(0, 4 * dyad.num_units, 32):  # in pieces: a whole clip's activations are large
             frames = render_frames(dyad.agent_motion, dyad.agent_identity, frames=slice(first, first + 32))
-            posterior, past = video_vae.encode(to_video(frames), past)
+            posterior, past = video_vae.encode(to_video(frames)[None], past)
             latents.append(posterior.mean[0])
         tensors["video_latents"] = torch.cat(latents, dim=1)
     return {name: tensor.contiguous() for name, tensor in tensors.items()}

@@ -21,6 +21,7 @@ from duplex_world.grammar import agent_jsgf
 from duplex_world.render import render_frames
 from duplex_world.script import Expectation
 from duplex_world.speech_judge import SpeechJudge
+from duplex_world.tensors import to_video
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -33,8 +34,8 @@ ACTIVE_RMS = 10 ** (-38 / 20)  # of 20 ms pieces: louder is sound
 def converse(session: StreamerSession, dyad: Dyad) -> list[AgentUnit]:
     """The agent's units for a dyad's user, in the order of its own clock."""
     frames = render_frames(dyad.user_motion, dyad.user_identity)
-    video = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
-    return [session.step(unit) for unit in split_units(torch.from_numpy(dyad.user_audio)[None], video)]
+    units = split_units(torch.from_numpy(dyad.user_audio)[None], to_video(frames))
+    return [session.step(unit) for unit in units]
 
 
 def sounding(wave: np.ndarray) -> np.ndarray:

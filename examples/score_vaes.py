@@ -18,6 +18,7 @@ from duplex_world.face import mouth_box
 from duplex_world.grammar import agent_jsgf
 from duplex_world.render import render_frames
 from duplex_world.speech_judge import SpeechJudge
+from duplex_world.tensors import to_video
 from streamer_pipeline import StreamerPipeline
 
 TEST_SEEDS = 2_000_000
@@ -45,7 +46,7 @@ def picture_quality(pipeline: StreamerPipeline, voice: AgentVoice, scenarios: li
     for i, name in enumerate(scenarios):
         dyad = build_dyad(TEST_SEEDS + i, name, voice)
         frames = render_frames(dyad.agent_motion, dyad.agent_identity, frames=slice(0, 96))
-        video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        video = to_video(frames)[None]
         error = vae(video)[0] - video
         motion = video - vae.encoder.picture.mean
         for part, rows, columns in (

@@ -18,6 +18,7 @@ from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import build_dyad
 from duplex_world.face import face_box, mouth_box
 from duplex_world.render import render_frames
+from duplex_world.tensors import to_video
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor
@@ -36,11 +37,6 @@ def emphasis(height: int = 192, width: int = 336) -> Tensor:
     for (top, left, bottom, right), extra in ((face_box(), 2.0), (mouth_box(), 4.0)):
         weight[top:bottom, left:right] += extra
     return weight / weight.mean()
-
-
-def to_video(frames: np.ndarray) -> Tensor:
-    """(T, H, W, 3) uint8 -> (3, T, H, W) in [-1, 1]."""
-    return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
 class TalkingHeads(IterableDataset):
