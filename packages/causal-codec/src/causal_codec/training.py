@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning
 import torch
 from causal_vae import CausalAudioVAE, CausalVideoVAE
-from causal_vae.training import cosine_with_warmup
+from causal_vae.training import adamw_with_cosine
 from torch import Tensor, nn
 
 from .decoders import CausalAudioDecoder, CausalVideoDecoder
@@ -73,10 +73,4 @@ class DecoderDistillation(lightning.LightningModule):
         return {f"teacher_{name}": term for name, term in to_teacher.items()} | to_media
 
     def configure_optimizers(self) -> dict:
-        optimizer = torch.optim.AdamW(
-            self.student.parameters(), self.hparams.learning_rate, betas=(0.8, 0.98), weight_decay=1e-3
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: cosine_with_warmup(step, self.hparams.max_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw_with_cosine(self.student.parameters(), self.hparams.learning_rate, self.hparams.max_steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +23,22 @@ def cosine_with_warmup(step: int, max_steps: int, num_warmup_steps: int = 50, fl
         return (step + 1) / num_warmup_steps
     progress = min(1.0, step / max_steps)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def adamw_with_cosine(
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    max_steps: int,
+    betas: tuple[float, float] = (0.8, 0.98),
+    weight_decay: float = 1e-3,
+    num_warmup_steps: int = 50,
+) -> dict:
+    """What Lightning's `configure_optimizers` returns: AdamW under `cosine_with_warmup`, stepped with every batch."""
+    optimizer = torch.optim.AdamW(parameters, learning_rate, betas=betas, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: cosine_with_warmup(step, max_steps, num_warmup_steps)
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class VAETraining(lightning.LightningModule):
@@ -67,13 +84,7 @@ class VAETraining(lightning.LightningModule):
         return reconstruction
 
     def configure_optimizers(self) -> dict:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), self.hparams.learning_rate, betas=(0.8, 0.98), weight_decay=1e-3
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: cosine_with_warmup(step, self.hparams.max_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw_with_cosine(self.parameters(), self.hparams.learning_rate, self.hparams.max_steps)
 
 
 @torch.no_grad()

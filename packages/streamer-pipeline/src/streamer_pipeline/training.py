@@ -7,7 +7,7 @@ from typing import NamedTuple
 import lightning
 import torch
 from causal_codec import CausalAudioEncoder, CausalVideoEncoder
-from causal_vae.training import cosine_with_warmup
+from causal_vae.training import adamw_with_cosine
 from streamer_core import (
     FlowMatchScheduler,
     StreamerModel,
@@ -134,13 +134,10 @@ class DuplexTraining(lightning.LightningModule):
         self.log_dict({f"val/{name}": term for name, term in terms.items()}, prog_bar=True, batch_size=len(batch.state))
 
     def configure_optimizers(self) -> dict:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), self.hparams.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        h = self.hparams
+        return adamw_with_cosine(
+            self.parameters(), h.learning_rate, h.max_steps, betas=(0.9, 0.98), weight_decay=0.01, num_warmup_steps=100
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: cosine_with_warmup(step, self.hparams.max_steps, 100)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def duplex_batch(
