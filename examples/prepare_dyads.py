@@ -1,22 +1,27 @@
-"""Build dyads of the duplex world once and store what training reads: user media, agent words, agent latents.
+"""Build dyads of the duplex world once and store what training reads: user media, words, agent latents.
 
     python examples/prepare_dyads.py --audio-vae runs/audio_vae/audio_vae --video-vae runs/video_vae/video_vae
 
-Without `--video-vae` the agent's picture is left out (hearing and speaking can be learned before there is one). Writes
-`<out>/tokenizer` and one safetensors file per 50 dyads; files that are there already are kept.
+Without `--video-vae` the agent's picture is left out, without `--audio-vae` its sound, too: hearing, seeing and
+answering in words need neither. Writes `<out>/tokenizer` and one safetensors file per 50 dyads; files that are there
+already are kept.
 """
 
-import zlib
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from causal_vae import CausalAudioVAE, CausalVideoVAE
+from conversations import PROMPTS
 from duplex_world.agent_voice import AgentVoice
+from duplex_world.augment import other_camera, other_room, photograph
+from duplex_world.clock import FRAME_RATE, UNIT_FRAMES, unit_at
 from duplex_world.dyad import Dyad, build_dyad
-from duplex_world.grammar import NAMES, USER_PHRASINGS, agent_phrases
+from duplex_world.grammar import NAMES, USER_PHRASINGS, agent_phrases, fingers_phrase, phrasings
 from duplex_world.render import render_frames
+from duplex_world.scenarios import SCENARIOS
 from duplex_world.tensors import to_video
 from rich.progress import track
 from safetensors.torch import save_file
@@ -24,50 +29,82 @@ from streamer_core import StreamerTokenizer
 from torch import Tensor
 
 PER_FILE = 50
-SCENARIOS = "greet name bye color wave silence silentshow pause smile greet name color"
+TEXT_SLOTS = 2
+# What is easily mistaken for something else comes twice as often.
+MIX = " ".join([*SCENARIOS, "color object fingers pause interrupt backchannel"])
 LOOK_SIZE = (64, 112)  # what the video encoder looks at, once per unit
+LOOKS = slice(UNIT_FRAMES - 1, None, UNIT_FRAMES)
+PHOTOGRAPH_SHARE = 0.25
 
 
 def build_tokenizer() -> StreamerTokenizer:
     """Every word of the world is one token; anything else is spelled by bytes."""
-    users = [text % tuple(NAMES[: text.count("%s")]) for texts in USER_PHRASINGS.values() for text in texts]
-    return StreamerTokenizer.train((agent_phrases() + users) * 4, vocab_size=640)
+    requests = [text for request in USER_PHRASINGS for text in phrasings(request)]
+    users = [text % tuple(NAMES[: text.count("%s")]) for text in requests]
+    return StreamerTokenizer.train((agent_phrases() + users + [*PROMPTS.values()]) * 4, vocab_size=640)
 
 
-def language_ids(dyad: Dyad, tokenizer: StreamerTokenizer, num_slots: int) -> tuple[Tensor, Tensor]:
-    """State ids (U,) and text ids (U, slots) per wall-clock unit; words that do not fit wait for the next unit."""
-    states = tokenizer.state_ids
-    state = torch.tensor([states["speak" if speaking else "listen"] for speaking in dyad.agent_speaking])
-    text = torch.full((dyad.num_units, num_slots), tokenizer.pad_token_id)
+def spread(words: list[list[str]], tokenizer: StreamerTokenizer, num_slots: int = TEXT_SLOTS) -> Tensor:
+    """Words per unit -> token ids (U, slots); words that do not fit wait for the next unit."""
+    ids = torch.full((len(words), num_slots), tokenizer.pad_token_id)
     waiting: list[int] = []
-    for unit, words in enumerate(dyad.agent_words):
-        waiting += [token for word in words for token in tokenizer.encode_words(word)]
+    for unit, spoken in enumerate(words):
+        waiting += [token for word in spoken for token in tokenizer.encode_words(word)]
         now, waiting = waiting[:num_slots], waiting[num_slots:]
-        text[unit, : len(now)] = torch.tensor(now, dtype=torch.int64)
-    return state, text
+        ids[unit, : len(now)] = torch.tensor(now, dtype=torch.int64)
+    return ids
+
+
+def heard_words(dyad: Dyad) -> list[list[str]]:
+    """Per unit the user's words that ended in the unit before: by then they can be known."""
+    words: list[list[str]] = [[] for _ in range(dyad.num_units)]
+    for end, word in dyad.user_word_ends:
+        words[min(unit_at(end) + 1, dyad.num_units - 1)].append(word)
+    return words
+
+
+def seen_words(dyad: Dyad) -> list[list[str]]:
+    """Per unit at most two words for what the user shows in its last frame."""
+    motion, words = dyad.user_motion, []
+    for frame in range(dyad.num_units * UNIT_FRAMES)[LOOKS]:
+        shown: list[str] = []
+        for event in dyad.visual_events:
+            track_name = "smile" if event.kind == "smile" else "hand"
+            if event.start <= frame / FRAME_RATE < event.end and motion[track_name][frame] > 0.6:
+                shown = {
+                    "hold": [event.color, event.object],
+                    "wave": ["waved"],
+                    "smile": ["smiling"],
+                    "fingers": fingers_phrase(max(0, event.fingers)).split(),
+                }[event.kind]
+        words.append(shown)
+    return words
 
 
 @torch.inference_mode()
 def encode_dyad(
     dyad: Dyad,
     tokenizer: StreamerTokenizer,
-    audio_vae: CausalAudioVAE,
-    video_vae: CausalVideoVAE | None,
-    num_slots: int,
+    audio_vae: CausalAudioVAE | None = None,
+    video_vae: CausalVideoVAE | None = None,
 ) -> dict[str, Tensor]:
     """One dyad as tensors on its wall clock: latents are posterior means (C, ...), user media are small integers."""
-    state, text = language_ids(dyad, tokenizer, num_slots)
-    looks = render_frames(dyad.user_motion, dyad.user_identity, LOOK_SIZE, slice(3, None, 4))
+    states, rng = tokenizer.state_ids, np.random.default_rng([dyad.seed, 100])
+    backdrop = photograph(rng, (2 * LOOK_SIZE[0], 2 * LOOK_SIZE[1])) if rng.random() < PHOTOGRAPH_SHARE else None
+    looks = render_frames(dyad.user_motion, dyad.user_identity, LOOK_SIZE, LOOKS, backdrop)
     tensors = {
-        "user_audio": (torch.from_numpy(dyad.user_audio) * 32767).to(torch.int16),
-        "user_frames": torch.from_numpy(looks).permute(0, 3, 1, 2).contiguous(),
-        "state": state,
-        "text": text,
-        "audio_latents": audio_vae.encode(torch.from_numpy(dyad.agent_audio)[None, None])[0].mean[0],
+        "user_audio": (torch.from_numpy(other_room(dyad.user_audio, rng)) * 32767).to(torch.int16),
+        "user_frames": torch.from_numpy(other_camera(looks, rng)).permute(0, 3, 1, 2),
+        "user_heard": spread(heard_words(dyad), tokenizer),
+        "user_seen": spread(seen_words(dyad), tokenizer),
+        "state": torch.tensor([states["speak" if speaking else "listen"] for speaking in dyad.agent_speaking]),
+        "text": spread(dyad.agent_words, tokenizer),
     }
+    if audio_vae is not None:
+        tensors["audio_latents"] = audio_vae.encode(torch.from_numpy(dyad.agent_audio)[None, None])[0].mean[0]
     if video_vae is not None:
         latents, past = [], None
-        for first in range(0, 4 * dyad.num_units, 32):  # in pieces: a whole clip's activations are large
+        for first in range(0, UNIT_FRAMES * dyad.num_units, 32):  # in pieces: a whole clip's activations are large
             frames = render_frames(dyad.agent_motion, dyad.agent_identity, frames=slice(first, first + 32))
             posterior, past = video_vae.encode(to_video(frames)[None], past)
             latents.append(posterior.mean[0])
@@ -76,12 +113,12 @@ def encode_dyad(
 
 
 def main(
-    audio_vae: Annotated[Path, typer.Option(help="folder of the trained audio VAE")],
+    audio_vae: Annotated[Path | None, typer.Option(help="folder of the trained audio VAE")] = None,
     video_vae: Annotated[Path | None, typer.Option(help="folder of the trained video VAE")] = None,
     out: Annotated[Path, typer.Option(help="where the files go")] = Path("runs/dyads"),
     num_dyads: int = 800,
     first_seed: int = 0,
-    scenarios: Annotated[str, typer.Option(help="names, repeated for more of a kind")] = SCENARIOS,
+    scenarios: Annotated[str, typer.Option(help="names, repeated for more of a kind")] = MIX,
     response_delay: int = 1,
     num_threads: int = 1,
 ) -> None:
@@ -90,16 +127,18 @@ def main(
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(out / "tokenizer")
     voice, names = AgentVoice(), scenarios.split()
-    coders = CausalAudioVAE.from_pretrained(audio_vae), video_vae and CausalVideoVAE.from_pretrained(video_vae)
+    coders = (
+        audio_vae and CausalAudioVAE.from_pretrained(audio_vae),
+        video_vae and CausalVideoVAE.from_pretrained(video_vae),
+    )
     for first in track(range(0, num_dyads, PER_FILE), "encoding"):
         path = out / f"dyads-{first_seed + first:07d}.safetensors"
         if path.exists():
             continue
         tensors: dict[str, Tensor] = {}
         for seed in range(first_seed + first, first_seed + min(first + PER_FILE, num_dyads)):
-            scenario = names[zlib.crc32(str(seed).encode()) % len(names)]
-            dyad = build_dyad(seed, scenario, voice, response_delay)
-            encoded = encode_dyad(dyad, tokenizer, *coders, num_slots=2)
+            dyad = build_dyad(seed, names[seed % len(names)], voice, response_delay)
+            encoded = encode_dyad(dyad, tokenizer, *coders)
             tensors |= {f"{seed}.{name}": tensor for name, tensor in encoded.items()}
         save_file(tensors, path.with_suffix(".partial"))
         path.with_suffix(".partial").rename(path)

@@ -1,8 +1,11 @@
 """Train the streaming Transformer and its encoders on dyads that `prepare_dyads.py` stored.
 
-    python examples/train_streamer.py --dyads runs/dyads --run runs/streamer
+    python examples/train_streamer.py --stage 1 --dyads runs/dyads --run runs/stage1
+    python examples/train_streamer.py --stage 2 --dyads runs/dyads --run runs/stage2 --start-from runs/stage1
 
-Run it again with the same `--run` to continue. Writes `<run>/streamer`, `<run>/audio_encoder`, `<run>/video_encoder`.
+Stage 1 mixes independent tasks, stage 2 is duplex conversation, stage 3 distils the result into a student with few
+solver steps. Run a stage again with the same `--run` to continue. Writes `<run>/streamer`, `<run>/audio_encoder`,
+`<run>/video_encoder`, `<run>/tokenizer`, and metrics with their plot.
 """
 
 from pathlib import Path
@@ -17,129 +20,108 @@ from causal_codec import (
     CausalVideoEncoderConfig,
 )
 from causal_vae.training import build_trainer, resume_point
-from safetensors.torch import load_file
+from conversations import Conversations, Dyads, Mixture
 from streamer_core import StreamerModel, StreamerTokenizer, preset
-from streamer_pipeline.training import DuplexTraining, duplex_batch
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from streamer_pipeline.training import DuplexTraining
+from torch.utils.data import DataLoader
 
-PROMPT = "you are ada"
-PRESETS = {
-    "smoke": {"max_steps": 2, "batch_size": 2, "num_units": 8},
-    "tiny": {"max_steps": 1600, "batch_size": 4, "num_units": 40},
+STAGES = {
+    1: {
+        "mixture": Mixture({"hearing": 0.3, "seeing": 0.2, "words": 0.3, "speaking": 0.2}),
+        "max_steps": 4000,
+        "learning_rate": 1.5e-3,
+    },
+    2: {
+        "mixture": Mixture({"hearing": 0.08, "seeing": 0.07, "words": 0.15, "speaking": 0.1, "duplex": 0.6}),
+        "max_steps": 5000,
+        "learning_rate": 1.0e-3,
+    },
 }
-PER_UNIT = {"user_audio": 3840, "user_frames": 1, "state": 1, "text": 1, "audio_latents": 4, "video_latents": 1}
+SIZES = {"smoke": {"batch_size": 2, "num_units": 8}, "tiny": {"batch_size": 4, "num_units": 48}}
+VALIDATION_BATCHES = 6
 
 
-def vary_microphone(audio: Tensor) -> Tensor:
-    """Another microphone and room level for (N,) int16: random gain, a smooth random equaliser, some noise."""
-    spectrum = torch.fft.rfft(audio.float())
-    curve = torch.nn.functional.interpolate(torch.randn(1, 1, 10) * 4, len(spectrum), mode="linear")[0, 0]  # dB
-    wave = torch.fft.irfft(spectrum * 10 ** (curve / 20), len(audio)) * 10 ** torch.empty(()).uniform_(-0.4, 0.2)
-    noise = torch.randn(len(audio)) * 32767 * 10 ** torch.empty(()).uniform_(-4, -2)
-    return (wave + noise).clamp(-32767, 32767).to(torch.int16)
+def load_parts(folder: Path) -> tuple[StreamerModel, CausalAudioEncoder, CausalVideoEncoder]:
+    """The weights of an earlier run, in float32."""
+    return (
+        StreamerModel.from_pretrained(folder / "streamer", dtype=torch.float32),
+        CausalAudioEncoder.from_pretrained(folder / "audio_encoder", dtype=torch.float32),
+        CausalVideoEncoder.from_pretrained(folder / "video_encoder", dtype=torch.float32),
+    )
 
 
-def vary_camera(frames: Tensor) -> Tensor:
-    """Another brightness, contrast and sensor noise for uint8 frames; colours keep their names."""
-    contrast, brightness = torch.empty(()).uniform_(0.85, 1.15), torch.empty(()).uniform_(-18, 18)
-    noisy = (frames.float() - 128) * contrast + 128 + brightness + 4 * torch.randn(frames.shape)
-    return noisy.clamp(0, 255).to(torch.uint8)
+def new_parts(tokenizer: StreamerTokenizer) -> tuple[StreamerModel, CausalAudioEncoder, CausalVideoEncoder]:
+    """The tiny shape with random weights."""
+    config = preset(
+        "tiny",
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        state_token_ids=list(tokenizer.state_ids.values()),
+        context_window=40,
+    )
+    audio_encoder = CausalAudioEncoder(CausalAudioEncoderConfig(output_dim=config.perception_dim))
+    video_encoder = CausalVideoEncoder(CausalVideoEncoderConfig(output_dim=config.perception_dim))
+    return StreamerModel(config), audio_encoder, video_encoder
 
 
-class Conversations(IterableDataset):
-    """Endless windows of `num_units` units cut from dyads in a row; the agent's side is `response_delay` units ahead.
-
-    A window that begins inside a dyad does not know what was asked before, so its first units do not count.
-    """
-
-    def __init__(self, folder: Path, num_units: int, response_delay: int, num_blind_units: int = 8) -> None:
-        self.num_units, self.delay, self.num_blind = num_units, response_delay, num_blind_units
-        self.dyads: list[dict[str, Tensor]] = []
-        for path in sorted(folder.glob("dyads-*.safetensors")):
-            tensors = load_file(path)
-            for seed in sorted({name.split(".")[0] for name in tensors}, key=int):
-                self.dyads.append({name: tensors[f"{seed}.{name}"] for name in PER_UNIT if f"{seed}.{name}" in tensors})
-        if not self.dyads:
-            raise ValueError(f"no dyads-*.safetensors in {folder}; make them with examples/prepare_dyads.py")
-
-    def __iter__(self):
-        while True:
-            chosen: list[dict[str, Tensor]] = []
-            length = 0
-            while length < self.num_units + self.delay or len(chosen) < 2:
-                chosen.append(self.dyads[int(torch.randint(len(self.dyads), ()))])
-                length += len(chosen[-1]["state"])
-            spare = length - self.num_units - self.delay
-            # Half of the windows begin with a dyad, so that a session's first units are learned, too.
-            start = int(torch.randint(spare + 1, ())) if torch.rand(()) < 0.5 else 0
-            yield self._cut(chosen, start)
-
-    def _cut(self, dyads: list[dict[str, Tensor]], start: int) -> dict[str, Tensor]:
-        window = {}
-        for name in dyads[0]:
-            axis = 1 if name.endswith("latents") else 0
-            first = start if name.startswith("user") else start + self.delay
-            joined = torch.cat([dyad[name] for dyad in dyads], dim=axis)
-            window[name] = joined.narrow(axis, first * PER_UNIT[name], self.num_units * PER_UNIT[name])
-        window["user_audio"] = vary_microphone(window["user_audio"])
-        window["user_frames"] = vary_camera(window["user_frames"])
-        window["valid"] = torch.arange(self.num_units) >= (self.num_blind if start else 0)
-        return window
+def validation_loaders(data: dict, val_dyads: Path, tasks: list[str]) -> list[DataLoader]:
+    """A few fixed batches per task, of voices and faces that are never trained on."""
+    loaders, dyads = [], Dyads([val_dyads], with_latents=True)
+    with torch.random.fork_rng():
+        for task in tasks:
+            torch.manual_seed(0)
+            batches = iter(Conversations(dyads, dyads, mixture=Mixture({task: 1.0}), vary=False, **data))
+            loaders.append(DataLoader([next(batches) for _ in range(VALIDATION_BATCHES)], batch_size=None))
+    return loaders
 
 
 def main(
-    dyads: Annotated[Path, typer.Option(help="folder that prepare_dyads.py wrote")] = Path("runs/dyads"),
+    stage: Annotated[int, typer.Option(help="1 tasks, 2 duplex")] = 2,
+    dyads: Annotated[Path, typer.Option(help="folder that prepare_dyads.py wrote, with latents")] = Path("runs/dyads"),
+    users: Annotated[Path | None, typer.Option(help="more dyads, without latents, for the language tasks")] = None,
+    val_dyads: Annotated[Path | None, typer.Option(help="dyads of the validation split")] = None,
     run: Annotated[Path, typer.Option(help="folder of this run")] = Path("runs/streamer"),
-    preset_name: Annotated[str, typer.Option("--preset", help=" | ".join(PRESETS))] = "tiny",
-    max_steps: Annotated[int | None, typer.Option(help="instead of the preset's")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="instead of the preset's")] = None,
-    learning_rate: float = 1.2e-3,
+    size: Annotated[str, typer.Option(help=" | ".join(SIZES))] = "tiny",
+    max_steps: Annotated[int | None, typer.Option(help="instead of the stage's")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="rows of a media batch, instead of the size's")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="instead of the stage's")] = None,
+    validate_every: Annotated[int, typer.Option(help="steps between validations")] = 250,
     start_from: Annotated[Path | None, typer.Option(help="an earlier run whose weights to start from")] = None,
+    precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "bf16-mixed",
     num_threads: int = 1,
+    seed: int = 0,
 ) -> None:
     torch.set_num_threads(num_threads)
-    torch.manual_seed(0)
-    settings = PRESETS[preset_name]
+    torch.manual_seed(seed)
+    settings = STAGES[stage]
     max_steps = max_steps or settings["max_steps"]
     run.mkdir(parents=True, exist_ok=True)
-    tokenizer = StreamerTokenizer.from_pretrained(dyads / "tokenizer")
-    if start_from:
-        streamer = StreamerModel.from_pretrained(start_from / "streamer", dtype=torch.float32)
-        audio_encoder = CausalAudioEncoder.from_pretrained(start_from / "audio_encoder", dtype=torch.float32)
-        video_encoder = CausalVideoEncoder.from_pretrained(start_from / "video_encoder", dtype=torch.float32)
-    else:
-        config = preset(
-            "tiny",
-            vocab_size=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            state_token_ids=list(tokenizer.state_ids.values()),
-            context_window=40,
-        )
-        streamer = StreamerModel(config)
-        audio_encoder = CausalAudioEncoder(CausalAudioEncoderConfig(output_dim=config.perception_dim))
-        video_encoder = CausalVideoEncoder(CausalVideoEncoderConfig(output_dim=config.perception_dim))
+    tokenizer = StreamerTokenizer.from_pretrained((users or dyads) / "tokenizer")
+    parts = load_parts(start_from) if start_from else new_parts(tokenizer)
+    mixture: Mixture = settings["mixture"]
     training = DuplexTraining(
-        streamer.train(),
-        audio_encoder.train(),
-        video_encoder.train(),
-        torch.tensor(tokenizer.encode_words(PROMPT)),
-        learning_rate,
+        *(part.train() for part in parts),
+        learning_rate or settings["learning_rate"],
         max_steps,
+        validation_names=tuple(mixture.tasks),
     )
-    conversations = Conversations(dyads, settings["num_units"], streamer.config.response_delay)
-
-    def collate(windows: list[dict[str, Tensor]]):
-        stacked = {name: torch.stack([window[name] for window in windows]) for name in windows[0]}
-        stacked.setdefault("video_latents", None)
-        return duplex_batch(
-            **stacked, user_text_slots=streamer.config.user_text_slots, pad_token_id=tokenizer.pad_token_id
-        )
-
-    loader = DataLoader(conversations, batch_size or settings["batch_size"], collate_fn=collate)
-    trainer = build_trainer(run, max_steps, validate_every=None)
-    trainer.fit(training, loader, ckpt_path=resume_point(run))
-    for name, part in (("streamer", streamer), ("audio_encoder", audio_encoder), ("video_encoder", video_encoder)):
+    config = parts[0].config
+    data = {
+        "tokenizer": tokenizer,
+        "num_units": SIZES[size]["num_units"],
+        "batch_size": batch_size or SIZES[size]["batch_size"],
+        "response_delay": config.response_delay,
+        "user_text_slots": config.user_text_slots,
+    }
+    media_dyads = Dyads([dyads], with_latents=True)
+    language_dyads = Dyads([dyads, users] if users else [dyads], with_latents=False)
+    if resume_point(run):
+        torch.seed()  # a continued run must not see the same windows again
+    loader = DataLoader(Conversations(language_dyads, media_dyads, mixture=mixture, **data), batch_size=None)
+    validation = validation_loaders(data, val_dyads, list(mixture.tasks)) if val_dyads else None
+    trainer = build_trainer(run, max_steps, validate_every if validation else None, precision=precision)
+    trainer.fit(training, loader, validation, ckpt_path=resume_point(run))
+    for name, part in zip(("streamer", "audio_encoder", "video_encoder"), parts, strict=True):
         part.save_pretrained(run / name)
     tokenizer.save_pretrained(run / "tokenizer")
     typer.echo(f"saved streamer, encoders and tokenizer in {run}")

@@ -42,8 +42,8 @@ def emphasis(height: int = 192, width: int = 336) -> Tensor:
 class TalkingHeads(IterableDataset):
     """Endless clips (3, num_units * 4, 192, 336), in [-1, 1]; a share of them shows the agent, the rest users.
 
-    Clips where the agent speaks are preferred: an open mouth is rarer and harder than a closed one. Clips last four
-    units, because a decoder that has only ever followed a stream's first unit fails on its third.
+    Clips where somebody speaks or raises a hand are preferred: both are rarer and harder than a still face. Clips last
+    four units, because a decoder that has only ever followed a stream's first unit fails on its third.
     """
 
     def __init__(self, agent_share: float = 0.85, num_units: int = 4, first_seed: int = 0) -> None:
@@ -53,15 +53,17 @@ class TalkingHeads(IterableDataset):
         random = np.random.default_rng(torch.initial_seed() % 2**32 + self.first_seed)
         voice = AgentVoice()
         while True:
-            dyad = build_dyad(self.first_seed + int(random.integers(900_000)), voice=voice)
+            scenario = "wave" if random.random() < 0.1 else None  # the only one in which the agent waves for sure
+            dyad = build_dyad(self.first_seed + int(random.integers(900_000)), scenario, voice)
             for _ in range(3):
                 if random.random() < self.agent_share:
                     motion, identity = dyad.agent_motion, dyad.agent_identity
                 else:
                     motion, identity = dyad.user_motion, dyad.user_identity
-                speaking = np.flatnonzero(motion["mouth_open"][: -self.num_frames] > 0.05)
-                if len(speaking) and random.random() < 0.6:
-                    start = int(random.choice(speaking))
+                track, threshold = ("mouth_open", 0.05) if random.random() < 0.75 else ("hand", 0.1)
+                active = np.flatnonzero(motion[track][: -self.num_frames] > threshold)
+                if len(active) and random.random() < 0.8:
+                    start = int(random.choice(active))
                 else:
                     start = int(random.integers(len(motion["mouth_open"]) - self.num_frames))
                 yield to_video(render_frames(motion, identity, frames=slice(start, start + self.num_frames)))
@@ -87,6 +89,7 @@ def main(
     agent_share: Annotated[float, typer.Option(help="share of clips that show the agent")] = 0.85,
     start_from: Annotated[Path | None, typer.Option(help="a video VAE folder whose weights to start from")] = None,
     learning_rate: float = 1.5e-3,
+    precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "32-true",
     num_threads: int = 1,
 ) -> None:
     torch.set_num_threads(num_threads)
@@ -105,7 +108,7 @@ def main(
     training = VAETraining(vae, loss, kl_weight=2e-6, learning_rate=learning_rate, max_steps=max_steps)
     unseen = iter(TalkingHeads(agent_share, first_seed=1_000_000))
     held_out = [next(unseen) for _ in range(8)]
-    trainer = build_trainer(run, max_steps, max(2, max_steps // 15), [Pictures(run)])
+    trainer = build_trainer(run, max_steps, max(2, max_steps // 15), [Pictures(run)], precision)
     trainer.fit(training, clips, DataLoader(held_out, batch_size=8), ckpt_path=resume_point(run))
     clips = iter(DataLoader(TalkingHeads(1.0), batch_size=16))
     export_vae(vae, [next(clips) for _ in range(16)], run / "video_vae")

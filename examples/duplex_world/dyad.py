@@ -28,6 +28,7 @@ class Dyad:
 
     user_audio, agent_audio: `(num_units * 3840,)` float32, 24 kHz.
     user_motion, agent_motion: tracks `(num_units * 4,)` float32 for `render_frames`.
+    user_word_ends: when each word of the user ends, in seconds, and the word.
     agent_words: per unit the words that START in it. agent_speaking: `(num_units,)` bool, a reply is being spoken.
 
     A trainer pairs user unit k with agent unit k + response_delay: the reaction law of `Script` makes sure that the
@@ -47,6 +48,7 @@ class Dyad:
     agent_identity: Identity
     user_voice: str
     snr_db: float
+    user_word_ends: list[tuple[float, str]]
     agent_words: list[list[str]]
     agent_speaking: np.ndarray
     user_segments: list[UserSegment]
@@ -125,6 +127,7 @@ def build_dyad(
         agent_identity=AGENT,
         user_voice=script.user_voice,
         snr_db=snr_db,
+        user_word_ends=_word_ends(script),
         agent_words=agent_words,
         agent_speaking=agent_speaking,
         user_segments=script.user_segments,
@@ -149,6 +152,16 @@ def _user_audio(script: Script, num_units: int) -> tuple[np.ndarray, float]:
     noise = script.rng.standard_normal(len(audio), np.float32)
     audio += noise * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
     return np.clip(audio, -1, 1), float(snr_db)
+
+
+def _word_ends(script: Script) -> list[tuple[float, str]]:
+    """The end of each run of phonemes that belong to one word."""
+    ends = []
+    for start, _, phonemes in script.user_waves:
+        for span, following in zip(phonemes, [*phonemes[1:], None], strict=True):
+            if span.word and (following is None or following.word != span.word):
+                ends.append((start + span.end, span.word))
+    return ends
 
 
 def _agent_speech(script: Script, num_units: int) -> tuple[np.ndarray, list[list[str]], np.ndarray]:

@@ -53,11 +53,12 @@ def speak(text: str, voice: str = "en-us", rate: int = 175, pitch: int = 50) -> 
         raise ValueError(header["value_error"])
     wave = np.frombuffer(server.stdout.read(header["num_bytes"]), np.int16)
     rate_in = header["sample_rate"]
-    starts = [sample / rate_in for sample, _ in header["phonemes"]]
+    starts = [sample / rate_in for sample, *_ in header["phonemes"]]
     ends = [*starts[1:], len(wave) / rate_in]
+    words = text.split(" ")
     spans = [
-        PhonemeSpan(start, end, symbol)
-        for start, end, (_, symbol) in zip(starts, ends, header["phonemes"], strict=True)
+        PhonemeSpan(start, end, symbol, "" if symbol.startswith("_") else words[word])
+        for start, end, (_, symbol, word) in zip(starts, ends, header["phonemes"], strict=True)
     ]
     divisor = np.gcd(SAMPLE_RATE, rate_in)
     wave = resample_poly(wave.astype(np.float32) / 32768, SAMPLE_RATE // divisor, rate_in // divisor)

@@ -11,7 +11,7 @@ import sys
 
 # constants of espeak-ng's speak_lib.h
 _AUDIO_OUTPUT_SYNCHRONOUS, _INITIALIZE_PHONEME_EVENTS = 2, 1
-_EVENT_LIST_TERMINATED, _EVENT_PHONEME = 0, 7
+_EVENT_LIST_TERMINATED, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
 _PARAMETER_RATE, _PARAMETER_PITCH, _PARAMETER_RANGE = 1, 3, 4
 _CHARS_UTF8, _END_PAUSE = 1, 0x1000
 
@@ -51,20 +51,23 @@ def _load() -> tuple[ctypes.CDLL, int]:
 
 
 def _synthesize(library: ctypes.CDLL, text: str, voice: str, rate: int, pitch: int) -> tuple[bytes, list]:
-    """16-bit mono PCM and [(start sample, mnemonic)]."""
+    """16-bit mono PCM and [(start sample, mnemonic, index of its word)]."""
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise ValueError(f"espeak-ng has no voice {voice!r}; `espeak-ng --voices` lists them, e.g. 'en-us+f3'")
     for parameter, value in ((_PARAMETER_RATE, rate), (_PARAMETER_PITCH, pitch), (_PARAMETER_RANGE, 50)):
         library.espeak_SetParameter(parameter, value, 0)
-    pcm, phonemes = bytearray(), []
+    pcm, phonemes, words = bytearray(), [], []
 
     def receive(samples, num_samples, events) -> int:
         if samples and num_samples > 0:
             pcm.extend(ctypes.string_at(samples, 2 * num_samples))
         i = 0
         while events[i].type != _EVENT_LIST_TERMINATED:
-            if events[i].type == _EVENT_PHONEME:
-                phonemes.append((events[i].sample, events[i].id.string.decode("utf8", "ignore")))
+            if events[i].type == _EVENT_WORD:
+                words.append(text[: events[i].text_position - 1].count(" "))
+            elif events[i].type == _EVENT_PHONEME:
+                symbol = events[i].id.string.decode("utf8", "ignore")
+                phonemes.append((events[i].sample, symbol, words[-1] if words else 0))
             i += 1
         return 0
 

@@ -37,10 +37,19 @@ USER_PHRASINGS = {
     "stop": ("stop", "stop please", "wait stop"),
     "backchannel": ("uh huh", "right", "okay", "mm hmm"),
     "myname": ("my name is %s",),
-    "recall": ("what is my name",),
+    "recall": ("what is my name", "do you remember my name"),
     "plus": ("what is %s plus %s",),
     "bye": ("goodbye", "see you later"),
 }
+# How a request may open; the empty opening is the most common.
+OPENINGS = ("", "hey ada", "ada", "so", "um", "tell me")
+_UNOPENED = ("stop", "backchannel")  # said into the agent's own speech, so always short
+
+
+def phrasings(request: str) -> list[str]:
+    """Every way to put a request: each of its phrasings, alone and behind each opening."""
+    openings = ("",) if request in _UNOPENED else OPENINGS
+    return [f"{opening} {text}".strip() for text in USER_PHRASINGS[request] for opening in openings]
 
 
 def color_phrase(color: str) -> str:

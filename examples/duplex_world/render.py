@@ -18,6 +18,7 @@ def render_frames(
     identity: Identity,
     size: tuple[int, int] = (192, 336),
     frames: slice | np.ndarray | None = None,
+    backdrop: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw a person.
 
@@ -25,6 +26,7 @@ def render_frames(
         params: tracks `(num_frames,)` by name; what is missing rests at `face.NEUTRAL`.
         size: (H, W). Below 128 rows the scene is drawn at twice the size and averaged down.
         frames: which frames to draw; None draws all.
+        backdrop: uint8 `(h, w, 3)` picture to stand before, fitted to `size`; None is the identity's own wall.
 
     Returns:
         uint8 `(T, H, W, 3)`, RGB.
@@ -39,15 +41,17 @@ def render_frames(
     num_frames = len(next(iter(chosen.values())))
     tracks = {name: np.full(num_frames, value) for name, value in NEUTRAL.items()} | chosen
     shapes = face_shapes(identity, tracks) + hand_shapes(identity, tracks)
-    if size[0] >= _SUPERSAMPLED_BELOW:
-        return _draw(shapes, _background(identity, size), num_frames)
-    large = (2 * size[0], 2 * size[1])
-    drawn = _draw(shapes, _background(identity, large), num_frames)
+    scale = 1 if size[0] >= _SUPERSAMPLED_BELOW else 2
+    drawn_size = (scale * size[0], scale * size[1])
+    behind = _wall(identity, drawn_size) if backdrop is None else cv2.resize(backdrop, drawn_size[::-1])
+    drawn = _draw(shapes, behind, num_frames)
+    if scale == 1:
+        return drawn
     resized = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in drawn]
     return np.stack(resized) if resized else np.empty((0, *size, 3), np.uint8)
 
 
-def _background(identity: Identity, size: tuple[int, int]) -> np.ndarray:
+def _wall(identity: Identity, size: tuple[int, int]) -> np.ndarray:
     """A wall lit from above, `(H, W, 3)` uint8."""
     light = np.linspace(1.12, 0.80, size[0])[:, None, None] * np.array(identity.background, float)
     return np.clip(np.repeat(light, size[1], 1), 0, 255).astype(np.uint8)

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 
 from .clock import unit_at, units_for
-from .grammar import COUNT, NAMES, NUMBERS, USER_PHRASINGS, color_phrase, fingers_phrase, object_phrase
+from .grammar import COUNT, NAMES, NUMBERS, color_phrase, fingers_phrase, object_phrase
 from .script import STOP_LIMIT_UNITS, Expectation, Script, seconds_of
-from .splits import addends, color_and_object
+from .splits import addends, color_and_object, phrasing
 
 _WAVE_NOTICED = 0.64  # seconds of waving before it can be taken for a wave
 
 
 def _phrasing(script: Script, request: str) -> str:
-    return script.choose(USER_PHRASINGS[request])
+    return phrasing(script.split, script.rng, request)
 
 
 def greet(script: Script) -> int:

@@ -1,29 +1,33 @@
-"""Train, validation and test: disjoint in seeds, voices and faces, with some combinations never seen in training."""
+"""Train, validation and test: disjoint in seeds, voices and faces; some phrasings and pairs are never trained."""
+
+import zlib
 
 import numpy as np
 
-from .grammar import COLORS, OBJECTS
+from .grammar import COLORS, OBJECTS, USER_PHRASINGS, phrasings
 
 SPLIT_SIZE = 1_000_000  # seeds per split: train 0.., val 1,000,000.., test 2,000,000..
 SPLITS = ("train", "val", "test")
 
+_ACCENTS = (
+    "en",
+    "en-us",
+    "en-us-nyc",
+    "en-029",
+    "en-gb-x-rp",
+    "en-gb-scotland",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+)
+_TRAIN_SPEAKERS = (
+    *("f1", "f3", "f5", "m1", "m2", "m5", "m6", "m7", "m8"),
+    *("Alicia", "Annie", "Lee", "Linda", "Paul", "Rob", "adam", "anika", "belinda", "steph"),
+)
+# espeak-ng: accent, or accent + speaker. No speaker of val or test is in train, in any accent.
 USER_VOICES = {
-    "train": (
-        "en-us",
-        "en-us+f2",
-        "en-us+f3",
-        "en-us+m1",
-        "en-us+m3",
-        "en-us+m7",
-        "en-us+steph",
-        "en-us+Alicia",
-        "en",
-        "en+f3",
-        "en-gb-x-rp",
-        "en-gb-scotland",
-    ),
+    "train": (*_ACCENTS, *(f"{accent}+{speaker}" for accent in _ACCENTS for speaker in _TRAIN_SPEAKERS)),
     "val": ("en-us+f4", "en+m3"),
-    "test": ("en-gb-x-rp+f2", "en-us+michael"),
+    "test": ("en-us+Michael", "en-us+m4", "en+Andrea", "en-gb-x-rp+f2"),
 }
 
 # Never shown or asked in training, so that val and test can tell composition from recall.
@@ -50,6 +54,21 @@ def split_of(seed: int) -> str:
 def user_identity_seed(split: str, rng: np.random.Generator) -> int:
     """A person of this split's own population; the agent is none of them."""
     return SPLITS.index(split) * SPLIT_SIZE + int(rng.integers(SPLIT_SIZE))
+
+
+def is_held_out_phrasing(text: str) -> bool:
+    """Whether a request template is kept from training: a quarter of those with an opening."""
+    plain = any(text in texts for texts in USER_PHRASINGS.values())
+    return not plain and zlib.crc32(text.encode()) % 4 == 0
+
+
+def phrasing(split: str, rng: np.random.Generator, request: str) -> str:
+    """How a user puts a request, half of the time without an opening; in training never a held-out phrasing."""
+    plain = USER_PHRASINGS[request]
+    if rng.random() < 0.5:
+        return plain[rng.integers(len(plain))]
+    options = [text for text in phrasings(request) if split != "train" or not is_held_out_phrasing(text)]
+    return options[rng.integers(len(options))]
 
 
 def color_and_object(split: str, rng: np.random.Generator) -> tuple[str, str]:

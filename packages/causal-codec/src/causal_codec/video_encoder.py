@@ -8,6 +8,7 @@ Shape legend: B session, T frames, L = T / frames_per_look looks, H x W camera p
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
@@ -24,10 +25,11 @@ class CausalVideoEncoderConfig(PreTrainedConfig):
     """Shape of `CausalVideoEncoder`.
 
     Args:
-        image_height, image_width: size of the picture looked at; multiples of 2 to the number of `widths`.
+        image_height, image_width: size of the picture looked at; multiples of the product of `strides`.
         input_frame_rate, frame_rate: the camera's rate and the rate of looks, in Hz.
         unit_ms, tokens_per_unit: the clock (DESIGN section 4): so many tokens for every unit of video.
-        widths: channels of the convolutions, each of which halves the grid; multiples of `group_size`.
+        widths, strides: channels of the convolutions, multiples of `group_size`, and how much each shrinks the grid:
+            by 2 with 3 x 3 taps, by more with twice as many taps as steps.
         group_size: channels that are normalised together.
         frame_dim: width of one look.
         kernel_size: looks that one token sees.
@@ -43,17 +45,21 @@ class CausalVideoEncoderConfig(PreTrainedConfig):
     unit_ms: int = 160
     tokens_per_unit: int = 2
     widths: list[int] | None = None
+    strides: list[int] | None = None
     group_size: int = 8
     frame_dim: int = 160
     kernel_size: int = 3
     output_dim: int = 128
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.widths = self.widths or [24, 48, 64, 96]
+        self.strides = self.strides or ([2] * len(self.widths) if self.widths else [4, 2, 2])
+        self.widths = self.widths or [48, 64, 96]
         super().__post_init__(**kwargs)
-        shrink = 2 ** len(self.widths)
+        shrink = math.prod(self.strides)
         looks_per_unit = self.frame_rate * self.unit_ms / 1000
         requirements = {
+            "widths and strides must have one entry per convolution": len(self.widths) == len(self.strides),
+            "strides must be even": not any(stride % 2 for stride in self.strides),
             f"image_height and image_width must be multiples of {shrink}": self.image_height % shrink == 0
             and self.image_width % shrink == 0,
             "input_frame_rate must be a multiple of frame_rate": self.input_frame_rate % self.frame_rate == 0,
@@ -88,13 +94,14 @@ class CausalVideoEncoder(PerceptionEncoder):
     def __init__(self, config: CausalVideoEncoderConfig) -> None:
         super().__init__(config)
         layers: list[nn.Module] = []
-        for width_in, width in zip([3, *config.widths], config.widths, strict=False):
+        for width_in, width, stride in zip([3, *config.widths], config.widths, config.strides, strict=False):
+            taps = 3 if stride == 2 else 2 * stride
             layers += [
-                nn.Conv2d(width_in, width, 3, stride=2, padding=1),
+                nn.Conv2d(width_in, width, taps, stride, padding=stride // 2),
                 nn.GroupNorm(width // config.group_size, width),
                 nn.GELU(),
             ]
-        cells = config.image_height * config.image_width // 4 ** len(config.widths)
+        cells = config.image_height * config.image_width // math.prod(config.strides) ** 2
         self.look = nn.Sequential(
             *layers, nn.Flatten(), nn.Linear(cells * config.widths[-1], config.frame_dim), nn.GELU()
         )

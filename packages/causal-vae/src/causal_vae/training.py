@@ -96,16 +96,22 @@ def export_vae(vae: CausalAudioVAE | CausalVideoVAE, sample: list[Tensor], folde
 
 
 def build_trainer(
-    run_folder: Path, max_steps: int, validate_every: int | None = None, callbacks: list | None = None
+    run_folder: Path,
+    max_steps: int,
+    validate_every: int | None = None,
+    callbacks: list | None = None,
+    precision: str = "32-true",
 ) -> lightning.Trainer:
     """A Trainer that is resumable (`checkpoints/last.ckpt`, at most 5 minutes old), averages weights and shows bars.
 
-    Continue with `trainer.fit(..., ckpt_path=resume_point(run_folder))`.
+    Continue with `trainer.fit(..., ckpt_path=resume_point(run_folder))`. `precision` is Lightning's; "bf16-mixed" pays
+    off on processors that multiply bfloat16 in hardware.
     """
     return lightning.Trainer(
         max_steps=max_steps,
         accelerator="auto",
         devices=1,
+        precision=precision,
         logger=CSVLogger(run_folder, name="", version="metrics"),
         callbacks=[
             EMAWeightAveraging(decay=0.998),

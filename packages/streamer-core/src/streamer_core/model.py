@@ -44,7 +44,8 @@ class UnitStreams:
     """Both sides of K units, aligned so that `agent_*[k]` answers `user_*[k]` (already shifted by response_delay).
 
     user_text (B, K, slots) ids, user_audio and user_video (B, K, tokens, perception_dim), state (B, K) ids,
-    agent_text (B, K, slots) ids, audio (B, K, tokens, dim) and video (B, K, tokens, dim) packed clean latents.
+    agent_text (B, K, slots) ids, audio (B, K, tokens, dim) and video (B, K, tokens, dim) packed clean latents. Both are
+    None where an agent is trained on language alone; such a sequence holds context tokens only.
     """
 
     user_text: Tensor
@@ -52,17 +53,17 @@ class UnitStreams:
     user_video: Tensor
     state: Tensor
     agent_text: Tensor
-    audio: Tensor
-    video: Tensor
+    audio: Tensor | None = None
+    video: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class StreamerOutput:
-    """logits (B, K, 1 + text slots, V) for the state and text slots; velocities (B, N, K, tokens, dim)."""
+    """logits (B, K, 1 + text slots, V) for the state and text slots; velocities (B, N, K, tokens, dim) or None."""
 
     logits: Tensor
-    audio_velocity: Tensor
-    video_velocity: Tensor
+    audio_velocity: Tensor | None = None
+    video_velocity: Tensor | None = None
 
 
 class StreamerModel(CheckedLoading, PreTrainedModel):
@@ -168,20 +169,29 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         """Language slots `region` with token ids (..., slots) -> (..., slots, D)."""
         return self._with_slots(self.model.embed_tokens(ids), region)
 
-    def embed_response(self, audio: Tensor, video: Tensor, sigma: Tensor) -> Tensor:
-        """Packed latents (..., tokens, dim) at noise level sigma (...) -> (..., response tokens, D)."""
-        latents = torch.cat([self.audio_in(audio), self.video_in(video)], dim=-2)
-        return self._with_slots(latents, self.layout.response) + self.noise_level(sigma)[..., None, :]
+    def embed_response(self, audio: Tensor, video: Tensor, sigma: Tensor, video_sigma: Tensor | None = None) -> Tensor:
+        """Packed latents (..., tokens, dim) at noise level sigma (...) -> (..., response tokens, D).
 
-    def velocities(self, hidden: Tensor, audio: Tensor, video: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        `video_sigma` is given where the picture has another noise level than the sound.
+        """
+        levels = [self.noise_level(sigma)[..., None, :]] * 2
+        if video_sigma is not None:
+            levels[1] = self.noise_level(video_sigma)[..., None, :]
+        latents = [self.audio_in(audio) + levels[0], self.video_in(video) + levels[1]]
+        return self._with_slots(torch.cat(latents, dim=-2), self.layout.response)
+
+    def velocities(
+        self, hidden: Tensor, audio: Tensor, video: Tensor, sigma: Tensor, video_sigma: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Final hidden states of response tokens, noisy latents and sigma -> velocities of audio and video (eq. 3)."""
         num_audio = self.config.agent_audio_tokens
         predictions = self.audio_out(hidden[..., :num_audio, :]), self.video_out(hidden[..., num_audio:, :])
         if self.config.prediction_type == "velocity":
             return predictions
+        levels = sigma, sigma if video_sigma is None else video_sigma
         return tuple(
-            FlowMatchScheduler.velocity_from_sample(noisy, sample, sigma, self.config.min_sigma)
-            for noisy, sample in zip((audio, video), predictions, strict=True)
+            FlowMatchScheduler.velocity_from_sample(noisy, sample, level, self.config.min_sigma)
+            for noisy, sample, level in zip((audio, video), predictions, levels, strict=True)
         )
 
     # ---- training: whole sequences ----
@@ -189,46 +199,52 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
     def forward(
         self,
         streams: UnitStreams,
-        noisy_audio: Tensor,
-        noisy_video: Tensor,
-        sigma: Tensor,
+        noisy_audio: Tensor | None = None,
+        noisy_video: Tensor | None = None,
+        sigma: Tensor | None = None,
         prompt_ids: Tensor | None = None,
         clock_offset: Tensor | None = None,
+        video_sigma: Tensor | None = None,
     ) -> StreamerOutput:
         """Every unit at once: clean tokens as history, and N noisy copies of each response to denoise.
 
         Args:
             streams: clean streams; `streams.audio` and `.video` are the history that later units see.
-            noisy_audio, noisy_video: (B, N, K, tokens, dim) at noise level sigma (B, N, K), one level for both.
+            noisy_audio, noisy_video: (B, N, K, tokens, dim) at noise level sigma (B, N, K), one level for both. All
+                None when `streams` is language alone.
             prompt_ids: (B, P) tokens before unit 0, or None.
             clock_offset: (B,) extra positions between prompt and unit 0, so that far clocks are not new at serving.
+            video_sigma: (B, N, K), the picture's own noise level where it differs from the sound's.
         """
-        layout = self.layout
-        batch, num_copies, num_units = sigma.shape
-        clean = torch.cat(
-            [
-                self.embed_user(streams.user_text, streams.user_audio, streams.user_video),
-                self.embed_language(torch.cat([streams.state[..., None], streams.agent_text], -1), layout.language),
-                self.embed_response(streams.audio, streams.video, sigma.new_zeros(batch, num_units)),
-            ],
-            dim=2,
-        )  # (B, K, tokens per unit, D)
-        noisy = self.embed_response(noisy_audio, noisy_video, sigma)
-        embeddings = torch.cat([clean.flatten(1, 2), noisy.flatten(1, 3)], dim=1)
-        unit = torch.arange(num_units, device=sigma.device)
-        start = torch.zeros(batch, dtype=torch.int64, device=sigma.device)
+        layout, device = self.layout, streams.state.device
+        batch, num_units = streams.state.shape
+        clean = [
+            self.embed_user(streams.user_text, streams.user_audio, streams.user_video),
+            self.embed_language(torch.cat([streams.state[..., None], streams.agent_text], -1), layout.language),
+        ]
+        region, num_copies = layout.context, 0
+        if streams.audio is not None:
+            region, num_copies = slice(0, layout.num_tokens), sigma.shape[1]
+            clean.append(self.embed_response(streams.audio, streams.video, sigma.new_zeros(batch, num_units)))
+        embeddings = torch.cat(clean, dim=2).flatten(1, 2)  # (B, K * tokens per unit, D)
+        start = torch.zeros(batch, dtype=torch.int64, device=device)
         start = (
             start + (0 if prompt_ids is None else prompt_ids.shape[1]) + (0 if clock_offset is None else clock_offset)
         )
-        all_units = unit.expand(batch, -1)
-        positions = [layout.positions(all_units, start, slice(0, layout.num_tokens))]
-        positions += [layout.positions(all_units, start, layout.response)] * num_copies
+        all_units = torch.arange(num_units, device=device).expand(batch, -1)
+        positions = [layout.positions(all_units, start, region)]
+        if num_copies:
+            noisy = self.embed_response(noisy_audio, noisy_video, sigma, video_sigma)
+            embeddings = torch.cat([embeddings, noisy.flatten(1, 3)], dim=1)
+            positions += [layout.positions(all_units, start, layout.response)] * num_copies
+        prompt_length = 0
         if prompt_ids is not None:
+            prompt_length = prompt_ids.shape[1]
             embeddings = torch.cat([self.model.embed_tokens(prompt_ids), embeddings], dim=1)
-            positions.insert(0, torch.arange(prompt_ids.shape[1], device=sigma.device).expand(batch, 3, -1))
-        prompt_length = 0 if prompt_ids is None else prompt_ids.shape[1]
-        mask = training_mask(layout, num_units, num_copies, prompt_length, sigma.device)
-        order, row_counts = group_rows(layout, num_units, num_copies, prompt_length, sigma.device)
+            positions.insert(0, torch.arange(prompt_length, device=device).expand(batch, 3, -1))
+        sequence = (layout, num_units, num_copies, prompt_length, device, region)
+        mask = training_mask(*sequence)
+        order, row_counts = group_rows(*sequence)
         hidden = self.model(
             embeddings[:, order],
             torch.cat(positions, dim=2)[:, :, order],
@@ -237,12 +253,14 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         )
         hidden = hidden[:, order.argsort()][:, prompt_length:]
 
-        num_clean = num_units * layout.num_tokens
+        num_clean = num_units * region.stop
         language = hidden[:, :num_clean].unflatten(1, (num_units, -1))
         first = layout.language.start - 1  # the last user token predicts the state slot, each slot the next one
         logits = self.lm_head(language[:, :, first : first + layout.num_language_slots])
+        if not num_copies:
+            return StreamerOutput(logits)
         responses = hidden[:, num_clean:].unflatten(1, (num_copies, num_units, -1))
-        return StreamerOutput(logits, *self.velocities(responses, noisy_audio, noisy_video, sigma))
+        return StreamerOutput(logits, *self.velocities(responses, noisy_audio, noisy_video, sigma, video_sigma))
 
     # ---- serving: one unit, against the key-value state ----
 
@@ -280,19 +298,25 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
 
 def training_mask(
-    layout: UnitLayout, num_units: int, num_copies: int, prompt_length: int, device: torch.device | str
+    layout: UnitLayout,
+    num_units: int,
+    num_copies: int,
+    prompt_length: int,
+    device: torch.device | str,
+    region: slice,
 ) -> Tensor:
-    """(T, T) boolean mask over [prompt, clean units, noisy copies]: `UnitLayout.visible`, copy by copy."""
+    """(T, T) boolean mask over [prompt, clean units, noisy copies]: `UnitLayout.visible`, copy by copy.
+
+    `region` says which tokens of the clean units are there: all, or the context alone.
+    """
     units = torch.arange(num_units, device=device)
-    tokens = layout.indices(slice(0, layout.num_tokens), device)
+    tokens = layout.indices(region, device)
     response = layout.indices(layout.response, device)
-    unit = torch.cat(
-        [units.repeat_interleave(layout.num_tokens), units.repeat_interleave(len(response)).repeat(num_copies)]
-    )
+    unit = torch.cat([units.repeat_interleave(len(tokens)), units.repeat_interleave(len(response)).repeat(num_copies)])
     index = torch.cat([tokens.repeat(num_units), response.repeat(num_units * num_copies)])
     copy = torch.cat(
         [
-            torch.zeros(num_units * layout.num_tokens, dtype=torch.int64, device=device),
+            torch.zeros(num_units * len(tokens), dtype=torch.int64, device=device),
             torch.arange(1, num_copies + 1, device=device).repeat_interleave(num_units * len(response)),
         ]
     )
@@ -321,6 +345,7 @@ def group_rows(
     num_copies: int,
     prompt_length: int,
     device: torch.device | str,
+    region: slice,
     units_per_group: int = 4,
 ) -> tuple[Tensor, list[int]]:
     """An order of [prompt, clean units, noisy copies] in which tokens of near units stand together, and group sizes.
@@ -328,7 +353,7 @@ def group_rows(
     Rows of a group see nearly the same keys, so attention by groups skips most of what the mask forbids.
     """
     units = torch.arange(num_units, device=device) // units_per_group + 1
-    clean = units.repeat_interleave(layout.num_tokens)
+    clean = units.repeat_interleave(region.stop)
     noisy = units.repeat_interleave(layout.num_response_tokens).repeat(num_copies)
     group = torch.cat([torch.zeros(prompt_length, dtype=torch.int64, device=device), clean, noisy])
     counts = [count for count in group.bincount().tolist() if count]
@@ -338,9 +363,9 @@ def group_rows(
 def streamer_loss(
     output: StreamerOutput,
     streams: UnitStreams,
-    noise_audio: Tensor,
-    noise_video: Tensor,
-    sigma: Tensor,
+    noise_audio: Tensor | None = None,
+    noise_video: Tensor | None = None,
+    sigma: Tensor | None = None,
     *,
     audio_weight: float = 1.0,
     video_weight: float = 1.0,
@@ -348,26 +373,31 @@ def streamer_loss(
     pad_token_id: int = 0,
     sample_weighting: bool = True,
     valid: Tensor | None = None,
+    video_sigma: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The report's losses: text cross-entropy and joint flow matching (eq. 3), as named terms; sum them.
 
     Args:
-        noise_audio, noise_video: (B, N, K, tokens, dim), the eps that made the noisy copies.
+        noise_audio, noise_video: (B, N, K, tokens, dim), the eps that made the noisy copies; None for language alone.
         pad_weight: weight of silent text slots relative to words (silence is most of a conversation).
         sample_weighting: weigh the velocity error by sigma^2, which is the error of the predicted sample.
         valid: (B, K) boolean, units that count; default all.
+        video_sigma: (B, N, K), the picture's own noise level where it differs from the sound's.
     """
-    valid = torch.ones(sigma.shape[0], sigma.shape[2], device=sigma.device) if valid is None else valid.float()
+    valid = torch.ones(streams.state.shape, device=streams.state.device) if valid is None else valid.float()
     targets = torch.cat([streams.state[..., None], streams.agent_text], dim=-1)
     entropy = F.cross_entropy(output.logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
     weight = torch.where(targets == pad_token_id, pad_weight, 1.0) * valid[..., None]
     terms = {"text": (entropy * weight).sum() / weight.sum().clamp(min=1)}
+    if output.audio_velocity is None:
+        return terms
+    video_sigma = sigma if video_sigma is None else video_sigma
     modalities = (
-        ("audio", audio_weight, output.audio_velocity, streams.audio, noise_audio),
-        ("video", video_weight, output.video_velocity, streams.video, noise_video),
+        ("audio", audio_weight, output.audio_velocity, streams.audio, noise_audio, sigma),
+        ("video", video_weight, output.video_velocity, streams.video, noise_video, video_sigma),
     )
-    for name, factor, velocity, clean, noise in modalities:
+    for name, factor, velocity, clean, noise, level in modalities:
         error = (velocity - FlowMatchScheduler.velocity_target(clean[:, None], noise)).square().mean(dim=(-2, -1))
-        error = error * sigma.clamp(min=0.05).square() if sample_weighting else error
+        error = error * level.clamp(min=0.05).square() if sample_weighting else error
         terms[name] = factor * (error * valid[:, None]).sum() / (valid.sum() * sigma.shape[1]).clamp(min=1)
     return terms

@@ -11,6 +11,7 @@ from causal_vae.training import adamw_with_cosine
 from streamer_core import (
     FlowMatchScheduler,
     StreamerModel,
+    StreamerOutput,
     UnitStreams,
     pack_audio,
     pack_video,
@@ -19,36 +20,51 @@ from streamer_core import (
 )
 from torch import Tensor
 
-from .units import SAMPLES_PER_UNIT
-
 
 class DuplexBatch(NamedTuple):
     """Both sides of B conversations over K units; agent's unit k already answers user's unit k (DESIGN section 4).
 
-    user_audio (B, 1, K * 3840); user_frames (B, 3, K * looks, h, w) at the video encoder's own rate and size;
-    user_text (B, K, slots); state (B, K); agent_text (B, K, slots); audio_latents (B, C, K * n);
-    video_latents (B, C, K, h, w) or None while the picture is not trained; valid (B, K): units that count.
+    prompt_ids (B, P): the system prompt, which names the task; user_audio (B, 1, K * 3840); user_frames
+    (B, 3, K * looks, h, w) at the video encoder's own rate and size; user_text (B, K, slots); state (B, K);
+    agent_text (B, K, slots); valid (B, K): units that count. audio_latents (B, C, K * n) is None for language alone,
+    video_latents (B, C, K, h, w) also while the picture is not trained.
     """
 
+    prompt_ids: Tensor
     user_audio: Tensor
     user_frames: Tensor
     user_text: Tensor
     state: Tensor
     agent_text: Tensor
-    audio_latents: Tensor
-    video_latents: Tensor | None
     valid: Tensor
+    audio_latents: Tensor | None = None
+    video_latents: Tensor | None = None
+
+
+class NoisyResponses(NamedTuple):
+    """N noisy copies of every response: audio, video (B, N, K, tokens, dim), their eps and noise levels (B, N, K)."""
+
+    audio: Tensor
+    video: Tensor
+    audio_noise: Tensor
+    video_noise: Tensor
+    audio_sigma: Tensor
+    video_sigma: Tensor
 
 
 class DuplexTraining(lightning.LightningModule):
-    """End-to-end duplex training (report, section 2.3, stage 2): all losses of the report on interleaved streams.
+    """Training on interleaved streams (report, section 2.3): words and latents of the agent, with encoders.
+
+    Stage 1 (tasks apart) and stage 2 (duplex) differ in their batches alone.
 
     Args:
         num_copies: noisy copies of each response per clean sequence; they share the history and so come cheap.
         history_noise: largest standard deviation of noise on the clean history, drawn per unit: at serving the history
             is the model's own, never quite the data.
+        sound_given: share of copies whose sound is clean while the picture is noisy: the face learns to follow it.
+        language_dropout: share of sequences that hide the agent's words and states, so that guidance (Ho & Salimans
+            2022) has a model without them.
         max_clock_offset: largest random distance between prompt and unit 0, in ticks.
-        prompt_ids: (P,) the system prompt before every sequence.
     """
 
     def __init__(
@@ -56,32 +72,35 @@ class DuplexTraining(lightning.LightningModule):
         streamer: StreamerModel,
         audio_encoder: CausalAudioEncoder,
         video_encoder: CausalVideoEncoder,
-        prompt_ids: Tensor,
         learning_rate: float,
         max_steps: int,
         num_copies: int = 2,
         history_noise: float = 0.3,
+        sound_given: float = 0.15,
+        language_dropout: float = 0.1,
         text_weight: float = 1.0,
         audio_weight: float = 1.0,
         video_weight: float = 1.0,
         pad_weight: float = 0.3,
-        max_clock_offset: int = 4000,
+        max_clock_offset: int = 16_000,
+        validation_names: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.streamer, self.audio_encoder, self.video_encoder = streamer, audio_encoder, video_encoder
-        self.register_buffer("prompt_ids", prompt_ids, persistent=False)
-        self.save_hyperparameters(ignore=["streamer", "audio_encoder", "video_encoder", "prompt_ids"])
+        self.save_hyperparameters(ignore=["streamer", "audio_encoder", "video_encoder"])
 
     def streams(self, batch: DuplexBatch) -> UnitStreams:
         """Perceive the user and pack the agent's latents."""
         config, num_units = self.streamer.config, batch.state.shape[1]
         audio_tokens, _ = self.audio_encoder(batch.user_audio)
         video_tokens, _ = self.video_encoder.forward_frames(batch.user_frames)
-        audio = pack_audio(batch.audio_latents, config)
-        if batch.video_latents is None:
-            video = audio.new_zeros(*audio.shape[:2], config.agent_video_tokens, config.video_token_dim)
-        else:
-            video = pack_video(batch.video_latents, config)
+        audio = video = None
+        if batch.audio_latents is not None:
+            audio = pack_audio(batch.audio_latents, config)
+            if batch.video_latents is None:
+                video = audio.new_zeros(*audio.shape[:2], config.agent_video_tokens, config.video_token_dim)
+            else:
+                video = pack_video(batch.video_latents, config)
         return UnitStreams(
             batch.user_text,
             audio_tokens.unflatten(1, (num_units, -1)),
@@ -92,75 +111,80 @@ class DuplexTraining(lightning.LightningModule):
             video,
         )
 
-    def losses(self, batch: DuplexBatch) -> dict[str, Tensor]:
-        """The report's losses on one batch, with fresh noise."""
-        h, clean = self.hparams, self.streams(batch)
-        batch_size, num_units = batch.state.shape
-        sigma = sample_logit_normal((batch_size, h.num_copies, num_units)).to(self.device)
-        noises, noisy, history = [], [], []
-        level = torch.rand(batch_size, num_units, 1, 1, device=self.device) * h.history_noise
-        for latents in (clean.audio, clean.video):
-            noise = torch.randn(batch_size, h.num_copies, *latents.shape[1:], device=self.device)
+    def add_noise(self, clean: UnitStreams) -> NoisyResponses:
+        """Fresh noisy copies; most share one noise level, some have the sound clean (`sound_given`)."""
+        batch_size, num_units = clean.state.shape
+        shape = batch_size, self.hparams.num_copies, num_units
+        video_sigma = sample_logit_normal(shape).to(self.device)
+        given = torch.rand(shape[:2], device=self.device)[..., None] < self.hparams.sound_given
+        audio_sigma = torch.where(given, 0.0, video_sigma)
+        noisy, noises = [], []
+        for latents, sigma in ((clean.audio, audio_sigma), (clean.video, video_sigma)):
+            noise = torch.randn(*shape[:2], *latents.shape[1:], device=self.device)
             noises.append(noise)
             noisy.append(FlowMatchScheduler.add_noise(latents[:, None].expand_as(noise), noise, sigma))
-            history.append(latents + level * torch.randn_like(latents))
-        seen = UnitStreams(**{**vars(clean), "audio": history[0], "video": history[1]})
-        prompt = self.prompt_ids.expand(batch_size, -1)
-        offset = torch.randint(h.max_clock_offset + 1, (batch_size,), device=self.device)
-        output = self.streamer(seen, *noisy, sigma, prompt, offset)
+        return NoisyResponses(*noisy, *noises, audio_sigma, video_sigma)
+
+    def history(self, clean: UnitStreams) -> UnitStreams:
+        """What later units see: latents with some noise, and in some sequences no words."""
+        shape = clean.state.shape
+        level = torch.rand(*shape, 1, 1, device=self.device) * self.hparams.history_noise
+        audio, video = (latents + level * torch.randn_like(latents) for latents in (clean.audio, clean.video))
+        pad = self.streamer.config.pad_token_id
+        hidden = torch.rand(shape[0], 1, device=self.device) < self.hparams.language_dropout
+        state = torch.where(hidden, pad, clean.state)
+        text = torch.where(hidden[..., None], pad, clean.agent_text)
+        return UnitStreams(clean.user_text, clean.user_audio, clean.user_video, state, text, audio, video)
+
+    def losses(self, batch: DuplexBatch) -> tuple[dict[str, Tensor], StreamerOutput]:
+        """The report's losses on one batch, with fresh noise, and the output they were computed from."""
+        h, clean = self.hparams, self.streams(batch)
+        offset = torch.randint(h.max_clock_offset + 1, (len(batch.state),), device=self.device)
+        common = {"pad_weight": h.pad_weight, "pad_token_id": self.streamer.config.pad_token_id}
+        if clean.audio is None:
+            output = self.streamer(clean, prompt_ids=batch.prompt_ids, clock_offset=offset)
+            return streamer_loss(output, clean, valid=batch.valid, **common), output
+        noisy, seen = self.add_noise(clean), self.history(clean)
+        output = self.streamer(
+            seen, noisy.audio, noisy.video, noisy.audio_sigma, batch.prompt_ids, offset, noisy.video_sigma
+        )
         return streamer_loss(
             output,
             clean,
-            *noises,
-            sigma,
+            noisy.audio_noise,
+            noisy.video_noise,
+            noisy.audio_sigma,
             audio_weight=h.audio_weight,
             video_weight=h.video_weight if batch.video_latents is not None else 0.0,
-            pad_weight=h.pad_weight,
-            pad_token_id=self.streamer.config.pad_token_id,
             valid=batch.valid,
-        )
+            video_sigma=noisy.video_sigma,
+            **common,
+        ), output
 
     def training_step(self, batch: DuplexBatch, batch_index: int) -> Tensor:
-        terms = self.losses(batch)
+        terms, _ = self.losses(batch)
         terms["text"] = self.hparams.text_weight * terms["text"]
         loss = torch.stack(list(terms.values())).sum()
-        size = len(batch.state)
-        self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=size)
-        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        kind = "language" if batch.audio_latents is None else "media"
+        self.log_dict({f"train/{kind}_{name}": term for name, term in terms.items()}, batch_size=len(batch.state))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.state))
         return loss
 
-    def validation_step(self, batch: DuplexBatch, batch_index: int) -> None:
-        terms = self.losses(batch)
-        self.log_dict({f"val/{name}": term for name, term in terms.items()}, prog_bar=True, batch_size=len(batch.state))
+    def validation_step(self, batch: DuplexBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Losses, and of the words due the share that comes in its slot; of silent slots the share with a word."""
+        terms, output = self.losses(batch)
+        pad = self.streamer.config.pad_token_id
+        said, silent = batch.agent_text != pad, batch.agent_text == pad
+        said, silent = said & batch.valid[..., None], silent & batch.valid[..., None]
+        words = output.logits[:, :, 1:].argmax(-1)
+        terms["words"] = (words == batch.agent_text)[said].float().mean()
+        terms["false_words"] = (words != pad)[silent].float().mean()
+        name = self.hparams.validation_names[dataloader_idx]
+        named = {f"val/{name}_{term}": value for term, value in terms.items()}
+        self.log_dict(named, batch_size=len(batch.state), add_dataloader_idx=False)
 
     def configure_optimizers(self) -> dict:
         h = self.hparams
         return adamw_with_cosine(
             self.parameters(), h.learning_rate, h.max_steps, betas=(0.9, 0.98), weight_decay=0.01, num_warmup_steps=100
         )
-
-
-def duplex_batch(
-    user_audio: Tensor,
-    user_frames: Tensor,
-    state: Tensor,
-    text: Tensor,
-    audio_latents: Tensor,
-    video_latents: Tensor | None,
-    valid: Tensor,
-    *,
-    user_text_slots: int,
-    pad_token_id: int,
-) -> DuplexBatch:
-    """Collated integers of stored dyads -> a batch; nothing was typed. user_audio (B, K * 3840) int16, frames uint8."""
-    assert user_audio.shape[1] == state.shape[1] * SAMPLES_PER_UNIT
-    return DuplexBatch(
-        user_audio[:, None].float() / 32767,
-        user_frames.transpose(1, 2).float() / 127.5 - 1,
-        torch.full((*state.shape, user_text_slots), pad_token_id, device=state.device),
-        state,
-        text,
-        audio_latents,
-        video_latents,
-        valid,
-    )
