@@ -347,3 +347,9 @@ def face_box(size: tuple[int, int] = (192, 336), identity: Identity = AGENT) -> 
     """(top, left, bottom, right) in pixels: the fixed box that always holds the face from hairline to chin."""
     head = _extreme_head(identity)
     return _box(_skull(head) + _hair_front(head), size)
+
+
+def eye_boxes(size: tuple[int, int] = (192, 336), identity: Identity = AGENT) -> list[tuple[int, int, int, int]]:
+    """(top, left, bottom, right) in pixels of the boxes that each eye, brow included, never leaves."""
+    head = _extreme_head(identity)
+    return [_box(_eye(head, side), size) for side in (-1, 1)]

@@ -1,15 +1,17 @@
-"""Training of either VAE with Lightning (extra `[train]`)."""
+"""Training of either VAE with Lightning, and what every training here shares (extra `[train]`)."""
 
 from __future__ import annotations
 
+import csv
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
@@ -95,11 +97,47 @@ def export_vae(vae: CausalAudioVAE | CausalVideoVAE, sample: list[Tensor], folde
     vae.save_pretrained(folder)
 
 
+class PlotMetrics(Callback):
+    """Draws every logged metric over the steps into `metrics.png` of the run, after each validation and at the end."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.run_folder = run_folder
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._draw(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._draw(trainer)
+
+    def _draw(self, trainer: lightning.Trainer) -> None:
+        from matplotlib.figure import Figure
+
+        trainer.logger.save()
+        log = self.run_folder / "metrics" / "metrics.csv"
+        if not log.exists():
+            return
+        series: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        with log.open() as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and "/" in name:
+                        series[name].append((int(row["step"]), float(value)))
+        columns = 4
+        rows = max(1, math.ceil(len(series) / columns))
+        figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
+        for axes, (name, points) in zip(
+            figure.subplots(rows, columns, squeeze=False).flat, sorted(series.items()), strict=False
+        ):
+            axes.plot(*zip(*points, strict=True), linewidth=1)
+            axes.set_title(name, fontsize=9)
+        figure.savefig(self.run_folder / "metrics.png", dpi=80)
+
+
 def build_trainer(
     run_folder: Path,
     max_steps: int,
     validate_every: int | None = None,
-    callbacks: list | None = None,
+    callbacks: list[Callback] | None = None,
     precision: str = "32-true",
 ) -> lightning.Trainer:
     """A Trainer that is resumable (`checkpoints/last.ckpt`, at most 5 minutes old), averages weights and shows bars.
@@ -119,6 +157,7 @@ def build_trainer(
                 run_folder / "checkpoints", save_last=True, save_top_k=0, train_time_interval=timedelta(minutes=5)
             ),
             RichProgressBar(),
+            PlotMetrics(run_folder),
             *(callbacks or []),
         ],
         gradient_clip_val=1.0,

@@ -1,5 +1,6 @@
 """Full-duplex audio-visual conversation in units of 160 ms: thinker, performer, sessions and the pipeline."""
 
+from .dyads import StoredDyad, read_dyads, read_world
 from .ledger import LatencyLedger
 from .media import RecordingError, RecordingReader, RecordingWriter, side_by_side
 from .performer import Performer
@@ -32,6 +33,7 @@ __all__ = [
     "RecordingReader",
     "RecordingWriter",
     "SessionOptions",
+    "StoredDyad",
     "StreamerPipeline",
     "StreamerPipelineOutput",
     "StreamerSession",
@@ -41,6 +43,8 @@ __all__ = [
     "UserUnit",
     "bundled_checkpoint",
     "captions",
+    "read_dyads",
+    "read_world",
     "side_by_side",
     "split_units",
     "step_sessions",

@@ -1,0 +1,81 @@
+"""Dyads as webdataset shards: what `streamer_pipeline.read_dyads` streams. Same arguments, same bytes."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+from streamer_pipeline.evaluation.speech_judge import SpeechJudge
+
+from .agent_voice import AgentVoice
+from .clock import FRAME_RATE, SAMPLE_RATE
+from .dyad import Dyad
+from .face import eye_boxes, face_box, mouth_box
+from .grammar import agent_jsgf, agent_phrases
+from .render import render_frames
+from .speech_judge import reference_thresholds
+
+_TRUTH = ("mouth_open", "blink", "pitch")  # of the agent's motion, to validate judges of pictures with
+
+
+def encode_video(frames: np.ndarray) -> bytes:
+    """uint8 `(T, H, W, 3)` -> H.264 in MP4, 25 fps, without sound."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        options = {"crf": "20", "preset": "veryfast", "threads": "1"}
+        stream = container.add_stream("libx264", rate=FRAME_RATE, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def encode_audio(wave: np.ndarray) -> bytes:
+    """`(N,)` in [-1, 1] -> 16-bit FLAC."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(wave, -1, 1), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def members(dyad: Dyad) -> dict[str, bytes]:
+    """A dyad's files by extension."""
+    labels = dyad.labels()
+    labels["held_out_combination"] = dyad.is_held_out_combination
+    labels["agent"]["motion"] = {name: [round(float(x), 3) for x in dyad.agent_motion[name]] for name in _TRUTH}
+    return {
+        "json": json.dumps(labels).encode(),
+        "user.flac": encode_audio(dyad.user_audio),
+        "agent.flac": encode_audio(dyad.agent_audio),
+        "user.mp4": encode_video(render_frames(dyad.user_motion, dyad.user_identity)),
+        "agent.mp4": encode_video(render_frames(dyad.agent_motion, dyad.agent_identity)),
+    }
+
+
+def write_shard(path: Path, dyads: Iterable[Dyad]) -> None:
+    """Write one tar; it appears under its name only when it is complete."""
+    partial = path.with_suffix(".partial")
+    with tarfile.open(partial, "w") as tar:
+        for dyad in dyads:
+            for extension, data in members(dyad).items():
+                info = tarfile.TarInfo(f"{dyad.seed:07d}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    partial.rename(path)
+
+
+def describe_world(voice: AgentVoice, response_delay: int) -> dict:
+    """What is true of every dyad: the judge's grammar and thresholds, and where the agent's face is."""
+    thresholds = reference_thresholds(SpeechJudge(agent_jsgf()), agent_phrases(), lambda text: voice(text).wave)
+    return {
+        "grammar": agent_jsgf(),
+        "thresholds": thresholds,
+        "agent": {"mouth_box": mouth_box(), "face_box": face_box(), "eye_boxes": eye_boxes()},
+        "response_delay": response_delay,
+        "voice_fingerprint": voice.fingerprint(),
+    }

@@ -1,0 +1,118 @@
+"""Stored dyads: conversations of a user and a reference agent, streamed from webdataset shards (extra `[eval]`).
+
+A source is a folder or a dataset on the hub. Per split it holds shards `<split>-00000.tar`, ...; of every dyad
+`<key>.user.mp4` and `<key>.agent.mp4` (picture), `<key>.user.flac` and `<key>.agent.flac` (sound), and `<key>.json`
+(labels). `world.json` beside them says what is true of the whole world.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av import FFmpegError
+from huggingface_hub import HfFileSystem, hf_hub_download
+from torch import Tensor
+
+from .units import FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT
+
+WORLD_FILE = "world.json"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredDyad:
+    """One conversation on the wall clock, both sides.
+
+    user_audio, agent_audio: (1, num_units * 3840) in [-1, 1], 24 kHz. user_video, agent_video: (3, num_units * 4, H, W)
+    in [-1, 1], 25 fps. labels: who said and showed what when, and what the agent owes.
+    """
+
+    key: str
+    labels: dict
+    user_audio: Tensor
+    user_video: Tensor
+    agent_audio: Tensor
+    agent_video: Tensor
+
+    @property
+    def num_units(self) -> int:
+        return self.user_audio.shape[1] // SAMPLES_PER_UNIT
+
+
+def read_world(source: str | Path) -> dict:
+    """What `world.json` of a source says. Raises ValueError where there is none."""
+    path = Path(source) / WORLD_FILE
+    if not Path(source).is_dir():
+        try:
+            path = Path(hf_hub_download(str(source), WORLD_FILE, repo_type="dataset"))
+        except Exception as error:
+            raise ValueError(f"{source} is neither a folder nor a dataset that can be reached: {error}") from error
+    if not path.exists():
+        raise ValueError(f"{source} has no {WORLD_FILE}; build a dataset with examples/build_world.py")
+    return json.loads(path.read_text())
+
+
+def read_dyads(source: str | Path, split: str = "test") -> Iterator[StoredDyad]:
+    """The dyads of a split, in order, one in memory at a time.
+
+    Raises:
+        ValueError: there is no such source or split, or a dyad's media are damaged or do not fit its labels.
+    """
+    from datasets import Features, Json, Value, load_dataset
+
+    # Named here, media stay bytes: inferred, `datasets` would want torchcodec to hand them over.
+    features = Features(
+        {"__key__": Value("string"), "__url__": Value("string"), "json": Json()}
+        | {name: Value("binary") for name in ("user.flac", "agent.flac", "user.mp4", "agent.mp4")}
+    )
+    files = {split: _shards(source, split)}
+    for row in load_dataset("webdataset", data_files=files, split=split, streaming=True, features=features):
+        key, labels = row["__key__"], row["json"]
+        try:
+            sounds = {name: _decode_sound(row[f"{name}.flac"]) for name in ("user", "agent")}
+            pictures = {name: _decode_picture(row[f"{name}.mp4"]) for name in ("user", "agent")}
+            num_units = labels["num_units"]
+        except (FFmpegError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"dyad {key} of {source} cannot be read: {type(error).__name__} {error}") from error
+        dyad = StoredDyad(key, labels, sounds["user"], pictures["user"], sounds["agent"], pictures["agent"])
+        lengths = {sound.shape[1] / SAMPLES_PER_UNIT for sound in sounds.values()}
+        lengths |= {picture.shape[1] / FRAMES_PER_UNIT for picture in pictures.values()}
+        if lengths != {num_units}:
+            raise ValueError(f"dyad {key} of {source} should last {num_units} units; its media last {sorted(lengths)}")
+        yield dyad
+
+
+def _shards(source: str | Path, split: str) -> list[str]:
+    if Path(source).is_dir():
+        shards = [str(path) for path in sorted(Path(source).glob(f"{split}-*.tar"))]
+    else:
+        try:
+            shards = [f"hf://{path}" for path in sorted(HfFileSystem().glob(f"datasets/{source}/{split}-*.tar"))]
+        except Exception as error:
+            raise ValueError(f"{source} is neither a folder nor a dataset that can be reached: {error}") from error
+    if not shards:
+        raise ValueError(f"{source} has no shards {split}-*.tar; build them with examples/build_world.py")
+    return shards
+
+
+def _decode_sound(data: bytes) -> Tensor:
+    """FLAC of 24 kHz mono -> (1, T) float32."""
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.audio[0]
+        if (stream.rate, stream.channels) != (SAMPLE_RATE, 1):
+            raise ValueError(f"sound is {stream.rate} Hz with {stream.channels} channels; expected 24000 Hz mono")
+        pieces = [frame.to_ndarray().reshape(1, -1) for frame in container.decode(stream)]
+    return torch.from_numpy(np.concatenate(pieces, axis=1).astype(np.float32) / 32768)
+
+
+def _decode_picture(data: bytes) -> Tensor:
+    """Any video -> (3, T, H, W) float32 in [-1, 1]."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    return torch.from_numpy(frames).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)

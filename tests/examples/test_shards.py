@@ -1,0 +1,88 @@
+"""Stored dyads: what is written is what is read, whoever interrupts the writing."""
+
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from duplex_world.agent_voice import AgentVoice
+from duplex_world.dyad import build_dyad
+from duplex_world.render import render_frames
+from duplex_world.shards import write_shard
+from duplex_world.splits import SPLITS, USER_VOICES, is_held_out_phrasing
+from duplex_world.tensors import to_video
+from streamer_pipeline import read_dyads, read_world
+
+SCENARIOS = ("greet", "silence", "interrupt")
+
+
+@pytest.fixture(scope="module")
+def dyads():
+    voice = AgentVoice()
+    return [build_dyad(2_000_000 + i, name, voice) for i, name in enumerate(SCENARIOS)]
+
+
+@pytest.fixture(scope="module")
+def folder(dyads, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    write_shard(folder / "test-00000.tar", dyads[:2])
+    write_shard(folder / "test-00001.tar", dyads[2:])
+    return folder
+
+
+def test_what_is_read_is_what_was_built(dyads, folder):
+    stored = list(read_dyads(folder, "test"))
+    assert [dyad.key for dyad in stored] == [f"{dyad.seed:07d}" for dyad in dyads]
+    for dyad, read in zip(dyads, stored, strict=True):
+        labels = dyad.labels()
+        assert (read.labels["scenario"], read.labels["num_units"]) == (labels["scenario"], labels["num_units"])
+        owed = [(what["kind"], what["text"], what["first_unit"], what["end_unit"]) for what in labels["expect"]]
+        assert owed == [(w["kind"], w["text"], w["first_unit"], w["end_unit"]) for w in read.labels["expect"]]
+        assert read.num_units == dyad.num_units
+        for side in ("user", "agent"):
+            wave = torch.from_numpy(getattr(dyad, f"{side}_audio"))
+            assert (getattr(read, f"{side}_audio")[0] - wave).abs().max() < 2 / 32768
+            drawn = to_video(render_frames(getattr(dyad, f"{side}_motion"), getattr(dyad, f"{side}_identity")))
+            error = (getattr(read, f"{side}_video") - drawn).square().mean()
+            assert 10 * torch.log10(4 / error) > 30
+        assert np.allclose(read.labels["agent"]["motion"]["mouth_open"], dyad.agent_motion["mouth_open"], atol=1e-3)
+
+
+def test_the_same_dyads_give_the_same_bytes(dyads, folder, tmp_path):
+    write_shard(tmp_path / "test-00000.tar", dyads[:2])
+    assert (tmp_path / "test-00000.tar").read_bytes() == (folder / "test-00000.tar").read_bytes()
+
+
+def test_an_interrupted_shard_has_no_name(dyads, tmp_path):
+    def broken():
+        yield dyads[1]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(tmp_path / "test-00000.tar", broken())
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_what_cannot_be_read_is_said(folder, tmp_path):
+    with pytest.raises(ValueError, match="no shards val-"):
+        next(read_dyads(folder, "val"))
+    with pytest.raises(ValueError, match=r"world\.json"):
+        read_world(tmp_path)
+    with tarfile.open(folder / "test-00000.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    (tmp_path / "2000000.user.flac").write_bytes(b"no sound")
+    with tarfile.open(tmp_path / "test-00000.tar", "w") as tar:
+        for path in sorted(tmp_path.glob("2000000.*")):
+            tar.add(path, path.name)
+    with pytest.raises(ValueError, match=r"dyad 2000000 .* cannot be read"):
+        next(read_dyads(tmp_path, "test"))
+
+
+def test_no_voice_is_in_two_splits():
+    speakers = {split: {voice.partition("+")[2] for voice in USER_VOICES[split]} - {""} for split in SPLITS}
+    for split in ("val", "test"):
+        assert not speakers[split] & speakers["train"]
+        assert not set(USER_VOICES[split]) & set(USER_VOICES["train"])
+    assert is_held_out_phrasing("hey ada hello") or any(
+        is_held_out_phrasing(f"{opening} hello") for opening in ("ada", "so", "um", "tell me")
+    )
