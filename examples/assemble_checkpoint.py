@@ -13,9 +13,9 @@ import torch
 import typer
 from causal_codec import CausalAudioDecoder, CausalAudioEncoder, CausalVideoDecoder, CausalVideoEncoder
 from causal_vae import CausalAudioVAE, CausalVideoVAE
+from conversations import PROMPTS
 from streamer_core import FlowMatchScheduler, StreamerModel, StreamerTokenizer
 from streamer_pipeline import StreamerPipeline
-from train_streamer import PROMPT
 
 
 def main(
@@ -38,7 +38,7 @@ def main(
         video_vae=CausalVideoVAE.from_pretrained(video_vae),
         audio_decoder=audio_decoder and CausalAudioDecoder.from_pretrained(audio_decoder),
         video_decoder=video_decoder and CausalVideoDecoder.from_pretrained(video_decoder),
-        prompt=PROMPT,
+        prompt=PROMPTS["duplex"],
         num_inference_steps=num_inference_steps,
     )
     if out.exists():

@@ -35,6 +35,7 @@ MIX = " ".join([*SCENARIOS, "color object fingers pause interrupt backchannel"])
 LOOK_SIZE = (64, 112)  # what the video encoder looks at, once per unit
 LOOKS = slice(UNIT_FRAMES - 1, None, UNIT_FRAMES)
 PHOTOGRAPH_SHARE = 0.25
+HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()  # in hardware; elsewhere it would be slower
 
 
 def build_tokenizer() -> StreamerTokenizer:
@@ -106,8 +107,9 @@ def encode_dyad(
         latents, past = [], None
         for first in range(0, UNIT_FRAMES * dyad.num_units, 32):  # in pieces: a whole clip's activations are large
             frames = render_frames(dyad.agent_motion, dyad.agent_identity, frames=slice(first, first + 32))
-            posterior, past = video_vae.encode(to_video(frames)[None], past)
-            latents.append(posterior.mean[0])
+            with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
+                posterior, past = video_vae.encode(to_video(frames)[None], past)
+            latents.append(posterior.mean[0].float())
         tensors["video_latents"] = torch.cat(latents, dim=1)
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 

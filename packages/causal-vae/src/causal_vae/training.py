@@ -139,16 +139,21 @@ def build_trainer(
     validate_every: int | None = None,
     callbacks: list[Callback] | None = None,
     precision: str = "32-true",
+    devices: int = 1,
+    strategy: str = "auto",
 ) -> lightning.Trainer:
     """A Trainer that is resumable (`checkpoints/last.ckpt`, at most 5 minutes old), averages weights and shows bars.
 
     Continue with `trainer.fit(..., ckpt_path=resume_point(run_folder))`. `precision` is Lightning's; "bf16-mixed" pays
-    off on processors that multiply bfloat16 in hardware.
+    off on processors that multiply bfloat16 in hardware. `devices` and `strategy` are Lightning's, too: with several
+    devices (on a CPU: processes) every one draws its own batches.
     """
     return lightning.Trainer(
         max_steps=max_steps,
         accelerator="auto",
-        devices=1,
+        devices=devices,
+        strategy=strategy,
+        use_distributed_sampler=False,
         precision=precision,
         logger=CSVLogger(run_folder, name="", version="metrics"),
         callbacks=[
