@@ -193,7 +193,7 @@ class Conversations(IterableDataset):
             window["user_text"][:, 0] = self._typed(joined)[: self.num_units]
             window["user_audio"] = torch.zeros_like(window["user_audio"])
         elif task in ("hearing", "seeing"):
-            window["text"] = window["user_heard" if task == "hearing" else "user_seen"]
+            window["text"] = window["user_heard"] if task == "hearing" else self._named_once(window["user_seen"])
             window["state"] = torch.full_like(window["state"], listen)
         window["user_audio"] = window["user_audio"].float() / 32767
         window["user_frames"] = window["user_frames"].float().div_(127.5).sub_(1)
@@ -203,6 +203,11 @@ class Conversations(IterableDataset):
         window["valid"] = torch.arange(self.num_units) >= lead_in
         window["prompt"] = torch.tensor(self.tokenizer.encode_words(PROMPTS[task]))
         return window
+
+    def _named_once(self, seen: Tensor) -> Tensor:
+        """Words (U, slots) only where they change: a model would repeat itself rather than look."""
+        same = torch.cat([torch.tensor([False]), (seen[1:] == seen[:-1]).all(1)])
+        return torch.where(same[:, None], self.tokenizer.pad_token_id, seen)
 
     def _typed(self, joined: dict[str, Tensor]) -> Tensor:
         """(U,) what the user would have typed, a word per unit, just before each of the agent's utterances."""

@@ -2,12 +2,16 @@
 
     python examples/train_streamer.py --stage 1 --dyads runs/dyads --run runs/stage1
     python examples/train_streamer.py --stage 2 --dyads runs/dyads --run runs/stage2 --start-from runs/stage1
+    python examples/train_streamer.py --stage 3 --dyads runs/dyads --run runs/stage3 --start-from runs/stage2
+    python examples/train_streamer.py --stage 3 --phase self-forcing --dyads runs/dyads --run runs/student \\
+        --start-from runs/stage3 --teacher runs/stage2
 
 Stage 1 mixes independent tasks, stage 2 is duplex conversation, stage 3 distils the result into a student with few
 solver steps. Run a stage again with the same `--run` to continue. Writes `<run>/streamer`, `<run>/audio_encoder`,
 `<run>/video_encoder`, `<run>/tokenizer`, and metrics with their plot.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +26,7 @@ from causal_codec import (
 from causal_vae.training import build_trainer, resume_point
 from conversations import Conversations, Dyads, Mixture
 from streamer_core import StreamerModel, StreamerTokenizer, preset
+from streamer_pipeline.distillation import SelfForcing, TrajectoryDistillation
 from streamer_pipeline.training import DuplexTraining
 from torch.utils.data import DataLoader
 
@@ -32,11 +37,13 @@ STAGES = {
         "learning_rate": 1.5e-3,
     },
     2: {
-        "mixture": Mixture({"hearing": 0.08, "seeing": 0.07, "words": 0.15, "speaking": 0.1, "duplex": 0.6}),
+        "mixture": Mixture({"hearing": 0.06, "seeing": 0.12, "words": 0.14, "speaking": 0.06, "duplex": 0.62}),
         "max_steps": 5000,
         "learning_rate": 1.0e-3,
     },
+    3: {"mixture": Mixture({"speaking": 0.2, "duplex": 0.8}), "max_steps": 300, "learning_rate": 3e-4},
 }
+PHASES = {"trajectory": TrajectoryDistillation, "self-forcing": SelfForcing}
 SIZES = {"smoke": {"batch_size": 2, "num_units": 8}, "tiny": {"batch_size": 4, "num_units": 48}}
 VALIDATION_BATCHES = 6
 
@@ -76,7 +83,9 @@ def validation_loaders(data: dict, val_dyads: Path, tasks: list[str]) -> list[Da
 
 
 def main(
-    stage: Annotated[int, typer.Option(help="1 tasks, 2 duplex")] = 2,
+    stage: Annotated[int, typer.Option(help="1 tasks, 2 duplex, 3 distillation")] = 2,
+    phase: Annotated[str, typer.Option(help="of stage 3: " + " | ".join(PHASES))] = "trajectory",
+    teacher: Annotated[Path | None, typer.Option(help="of stage 3: the stage 2 run, if not --start-from")] = None,
     dyads: Annotated[Path, typer.Option(help="folder that prepare_dyads.py wrote, with latents")] = Path("runs/dyads"),
     users: Annotated[Path | None, typer.Option(help="more dyads, without latents, for the language tasks")] = None,
     val_dyads: Annotated[Path | None, typer.Option(help="dyads of the validation split")] = None,
@@ -87,7 +96,12 @@ def main(
     learning_rate: Annotated[float | None, typer.Option(help="instead of the stage's")] = None,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 250,
     start_from: Annotated[Path | None, typer.Option(help="an earlier run whose weights to start from")] = None,
+    video_encoder: Annotated[Path | None, typer.Option(help="eyes to start with, of train_eyes.py")] = None,
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "bf16-mixed",
+    devices: Annotated[int, typer.Option(help="processes (on a CPU) or GPUs; each draws its own batches")] = 1,
+    strategy: Annotated[
+        str, typer.Option(help="Lightning's, e.g. ddp, fsdp; default: ddp for several devices")
+    ] = "auto",
     num_threads: int = 1,
     seed: int = 0,
 ) -> None:
@@ -98,6 +112,8 @@ def main(
     run.mkdir(parents=True, exist_ok=True)
     tokenizer = StreamerTokenizer.from_pretrained((users or dyads) / "tokenizer")
     parts = load_parts(start_from) if start_from else new_parts(tokenizer)
+    if video_encoder:
+        parts = *parts[:2], CausalVideoEncoder.from_pretrained(video_encoder, dtype=torch.float32)
     mixture: Mixture = settings["mixture"]
     training = DuplexTraining(
         *(part.train() for part in parts),
@@ -105,6 +121,14 @@ def main(
         max_steps,
         validation_names=tuple(mixture.tasks),
     )
+    if stage == 3:
+        training = PHASES[phase](
+            parts[0],
+            DuplexTraining(*load_parts(teacher or start_from), **training.hparams),
+            learning_rate or settings["learning_rate"],
+            max_steps,
+            validation_names=tuple(mixture.tasks),
+        )
     config = parts[0].config
     data = {
         "tokenizer": tokenizer,
@@ -117,10 +141,18 @@ def main(
     language_dyads = Dyads([dyads, users] if users else [dyads], with_latents=False)
     if resume_point(run):
         torch.seed()  # a continued run must not see the same windows again
+    else:
+        torch.manual_seed(seed + int(os.environ.get("LOCAL_RANK", "0")))
     loader = DataLoader(Conversations(language_dyads, media_dyads, mixture=mixture, **data), batch_size=None)
     validation = validation_loaders(data, val_dyads, list(mixture.tasks)) if val_dyads else None
-    trainer = build_trainer(run, max_steps, validate_every if validation else None, precision=precision)
+    if devices > 1 and strategy == "auto":
+        strategy = "ddp_find_unused_parameters_true"  # language batches leave what denoises unused
+    trainer = build_trainer(
+        run, max_steps, validate_every if validation else None, precision=precision, devices=devices, strategy=strategy
+    )
     trainer.fit(training, loader, validation, ckpt_path=resume_point(run))
+    if not trainer.is_global_zero:
+        return
     for name, part in zip(("streamer", "audio_encoder", "video_encoder"), parts, strict=True):
         part.save_pretrained(run / name)
     tokenizer.save_pretrained(run / "tokenizer")
