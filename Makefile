@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core packages/streamer-pipeline
 # Two OpenMP pools that spin destroy each other on two cores.
 export OMP_WAIT_POLICY ?= passive
+CHECKPOINT ?= wan-streamer-tiny
 
-.PHONY: help setup setup-world demo test lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world demo eval test lint wheels check-wheels train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -25,9 +26,15 @@ $(VENV)/.world:
 	@examples/install_debian_packages.sh espeak-ng asterisk-core-sounds-en asterisk-core-sounds-en-g722
 	@touch $@
 
-demo: setup-world ## talk to the bundled agent with a real recording; writes demo/
+demo: setup-world ## a person asks and shows, the bundled agent answers; then a real recording; writes demo/
 	$(BIN)/python examples/make_demo_recording.py demo
 	$(BIN)/wan-streamer talk demo/recording.mp4 --output demo --side-by-side
+	$(BIN)/python examples/make_demo_recording.py demo/real --real
+	$(BIN)/wan-streamer talk demo/real/recording.mp4 --output demo/real --side-by-side
+
+eval: setup-world ## score card of the bundled checkpoint, closed loop on unseen users; writes runs/score/ (CHECKPOINT=...)
+	$(BIN)/python examples/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out runs/world
+	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --out runs/score
 
 test: setup-world ## every test
 	$(BIN)/python -m pytest -q

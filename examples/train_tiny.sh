@@ -31,5 +31,5 @@ run runs/stage2/streamer examples/train_streamer.py --stage 2 --run runs/stage2 
 run runs/stage3/streamer examples/train_streamer.py --stage 3 --run runs/stage3 --start-from runs/stage2 $data
 "$python" examples/assemble_checkpoint.py --streamer-run runs/stage3 --num-inference-steps 2 \
     --audio-decoder runs/audio_decoder/audio_decoder --card "$card"
-[ -e runs/world/test-00002.tar ] || "$python" examples/build_world.py --split test --num-dyads 180 --out runs/world
+"$python" examples/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out runs/world
 "$(dirname "$python")/wan-streamer" eval runs/wan-streamer-tiny --dataset runs/world --out runs/score

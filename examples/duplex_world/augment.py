@@ -11,7 +11,7 @@ from scipy.signal import butter, fftconvolve, sosfilt
 
 from .clock import SAMPLE_RATE
 
-# Colour photographs that scikit-image's wheel holds; credits are in its data/README.txt.
+# Colour photographs that scikit-image's wheel holds, all CC0 or public domain; credits are in README.md.
 _PHOTOGRAPHS = (
     "astronaut.png",
     "chelsea.png",
