@@ -44,6 +44,14 @@ class Mixture:
 
     tasks: dict[str, float]
 
+    @classmethod
+    def parse(cls, text: str) -> "Mixture":
+        """From "seeing=3 words=1". Raises ValueError for a task that does not exist."""
+        tasks = {name: float(weight) for name, weight in (part.split("=") for part in text.split())}
+        if unknown := set(tasks) - set(PROMPTS):
+            raise ValueError(f"no task {', '.join(sorted(unknown))}; there are {', '.join(PROMPTS)}")
+        return cls(tasks)
+
     def draw_group(self) -> tuple[str, ...]:
         """The language tasks or the media tasks, by their summed weights."""
         language = sum(weight for task, weight in self.tasks.items() if task in LANGUAGE_TASKS)

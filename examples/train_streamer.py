@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader
 
 STAGES = {
     1: {
-        "mixture": Mixture({"hearing": 0.3, "seeing": 0.2, "words": 0.3, "speaking": 0.2}),
+        "mixture": Mixture({"hearing": 0.25, "seeing": 0.3, "words": 0.25, "speaking": 0.2}),
         "max_steps": 4000,
         "learning_rate": 1.5e-3,
     },
@@ -91,6 +91,7 @@ def main(
     val_dyads: Annotated[Path | None, typer.Option(help="dyads of the validation split")] = None,
     run: Annotated[Path, typer.Option(help="folder of this run")] = Path("runs/streamer"),
     size: Annotated[str, typer.Option(help=" | ".join(SIZES))] = "tiny",
+    tasks: Annotated[str | None, typer.Option(help="instead of the stage's, e.g. 'seeing=3 words=1'")] = None,
     max_steps: Annotated[int | None, typer.Option(help="instead of the stage's")] = None,
     batch_size: Annotated[int | None, typer.Option(help="rows of a media batch, instead of the size's")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="instead of the stage's")] = None,
@@ -114,7 +115,7 @@ def main(
     parts = load_parts(start_from) if start_from else new_parts(tokenizer)
     if video_encoder:
         parts = *parts[:2], CausalVideoEncoder.from_pretrained(video_encoder, dtype=torch.float32)
-    mixture: Mixture = settings["mixture"]
+    mixture = Mixture.parse(tasks) if tasks else settings["mixture"]
     training = DuplexTraining(
         *(part.train() for part in parts),
         learning_rate or settings["learning_rate"],

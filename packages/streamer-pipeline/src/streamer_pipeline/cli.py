@@ -1,4 +1,4 @@
-"""The command `wan-streamer`: talk to a recording, look into a checkpoint."""
+"""The command `wan-streamer`: talk to a recording, look into a checkpoint, examine it."""
 
 from __future__ import annotations
 
@@ -161,3 +161,35 @@ def inspect(
         for row in rows:
             table.add_row(*map(str, row))
         console.print(table)
+
+
+@app.command(name="eval")
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="folder, hub id, or the bundled checkpoint's name")] = BUNDLED,
+    dataset: Annotated[str, typer.Option(help="folder or hub id of stored dyads")] = "runs/world",
+    split: Annotated[str, typer.Option(help="split of the dyads")] = "test",
+    per_scenario: Annotated[int, typer.Option(min=1, help="dyads of every scenario")] = 10,
+    steps: Annotated[int | None, typer.Option(min=1, help="solver steps; default the checkpoint's own")] = None,
+    seed: Annotated[int, typer.Option(help="of all noise")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for score.json and score.html")] = None,
+    teacher: Annotated[str | None, typer.Option(help="another checkpoint to compare with")] = None,
+    teacher_steps: Annotated[int | None, typer.Option(min=1, help="compare with so many solver steps")] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="length of the long session; 0 leaves it out")] = 3.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="conversations at once")] = 8,
+    threads: Threads = 0,
+) -> None:
+    """Let a checkpoint meet the users of a test set, closed loop, and print its score card beside aims and baselines.
+
+    Needs the extra `eval`: pip install "wan-streamer-pipeline[eval]".
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        from .evaluation import command
+    except ImportError as error:
+        raise _fail(ImportError(f'{error}; pip install "wan-streamer-pipeline[eval]"')) from error
+    options = command.Options(per_scenario, steps, seed, minutes, batch_size)
+    try:
+        command.evaluate(checkpoint, dataset, split, options, out, teacher, teacher_steps, console)
+    except (ValueError, OSError) as error:
+        raise _fail(error) from error

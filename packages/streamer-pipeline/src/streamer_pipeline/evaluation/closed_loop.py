@@ -1,0 +1,191 @@
+"""The agent live: every dyad's user talks to a session of its own, unit by unit, many sessions in one batch.
+
+Nothing is teacher-forced: what the agent said and did in earlier units is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from causal_vae import State
+from torch import Tensor
+
+from ..performer import Latents, Solver
+from ..pipeline import StreamerPipeline, split_units
+from ..session import StreamerSession, step_sessions
+from ..thinker import Renderer
+from ..units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, AgentUnit, UserUnit
+from .performance import Performance
+from .sight import FaceMeter, Looks
+
+if TYPE_CHECKING:
+    from ..dyads import StoredDyad
+
+
+class CountingSolver:
+    """Counts passes of the Transformer per solved unit, and keeps the latents of the newest unit for inspection."""
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver, self.num_passes, self.num_units = solver, 0, 0
+        self.latest: Latents = {}
+
+    @property
+    def passes_per_unit(self) -> float:
+        return self.num_passes / max(1, self.num_units)
+
+    def solve(self, velocity, noise: Latents, num_steps: int) -> Latents:
+        def counted(latents: Latents, sigma: Tensor) -> Latents:
+            self.num_passes += 1
+            return velocity(latents, sigma)
+
+        self.num_units += 1
+        self.latest = self.solver.solve(counted, noise, num_steps)
+        return self.latest
+
+
+class SeparateSolver:
+    """An ablation of joint denoising: sound is solved beside a picture of pure noise, and the other way round.
+
+    The tokens of the other modality stay at their noise while the noise level falls, so neither sees what the other
+    becomes. Only the committed history still ties them together.
+    """
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver = solver
+
+    def solve(self, velocity, noise: Latents, num_steps: int) -> Latents:
+        def alone(name: str):
+            return lambda latents, sigma: {name: velocity({**noise, **latents}, sigma)[name]}
+
+        return {name: self.solver.solve(alone(name), {name: start}, num_steps)[name] for name, start in noise.items()}
+
+
+def with_solver(pipeline: StreamerPipeline, solver: Solver) -> StreamerPipeline:
+    """The same weights under another solver."""
+    return _like(pipeline, type(pipeline), scheduler=solver)
+
+
+def without_picture(pipeline: StreamerPipeline) -> StreamerPipeline:
+    """The same agent, heard but never seen: for controls of which only the words matter, at a fraction of the time."""
+    return _like(pipeline, _HeardOnly)
+
+
+def _like(pipeline: StreamerPipeline, kind: type[StreamerPipeline], **replaced) -> StreamerPipeline:
+    config = pipeline.config
+    return kind(
+        **pipeline.components | replaced,
+        prompt=config.prompt,
+        num_inference_steps=config.num_inference_steps,
+    )
+
+
+class _HeardOnly(StreamerPipeline):
+    """Renders sound, and a picture without pixels."""
+
+    def _renderer(self, name: str) -> Renderer:
+        return super()._renderer(name) if name == "audio" else _render_nothing
+
+
+def _render_nothing(latents: Tensor, state: State | None) -> tuple[Tensor, State]:
+    return latents.new_zeros(len(latents), 3, FRAMES_PER_UNIT * latents.shape[2], 0, 0), {}
+
+
+def converse(
+    pipeline: StreamerPipeline,
+    dyads: Iterable[StoredDyad],
+    meter: FaceMeter | None = None,
+    seed: int = 0,
+    num_steps: int | None = None,
+    batch_size: int = 8,
+) -> Iterator[Performance]:
+    """Let the agent meet the user of every dyad, closed loop; yields performances as conversations end.
+
+    Args:
+        meter: reads the agent's face; None if nobody looks.
+        seed: of all noise. The noise of a dyad depends on this and on the dyad, not on what else is run.
+        num_steps: solver steps per unit; None takes the checkpoint's own.
+    """
+    waiting, live = iter(dyads), []
+    while True:
+        while len(live) < batch_size and (dyad := next(waiting, None)) is not None:
+            live.append(_Conversation(pipeline, dyad, meter, seed, num_steps))
+        if not live:
+            return
+        units = step_sessions([talk.session for talk in live], [talk.next_unit() for talk in live])
+        for talk, unit in zip(live, units, strict=True):
+            talk.take(unit)
+        yield from (talk.performance() for talk in live if talk.is_over)
+        live = [talk for talk in live if not talk.is_over]
+
+
+class _Conversation:
+    """One dyad's user and one session; keeps what judges need and no picture."""
+
+    def __init__(
+        self,
+        pipeline: StreamerPipeline,
+        dyad: StoredDyad,
+        meter: FaceMeter | None,
+        seed: int,
+        num_steps: int | None,
+    ) -> None:
+        self.session = open_session(pipeline, dyad, seed + dyad.labels["seed"], num_steps)
+        self._labels, self._meter = dyad.labels, meter
+        self._delay = pipeline.streamer.config.response_delay
+        self._users = iter(split_units(dyad.user_audio, dyad.user_video))
+        self._num_left = dyad.labels["num_units"] - self._delay  # what would play after the end is not asked for
+        self._heard: list[np.ndarray] = [np.zeros(self._delay * SAMPLES_PER_UNIT, np.float32)]
+        self._texts: list[str] = [""] * self._delay
+        self._looks: list[Looks] = []
+        self._last_frame: Tensor | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self._num_left <= 0
+
+    def next_unit(self) -> UserUnit:
+        return next(self._users)
+
+    def take(self, unit: AgentUnit) -> None:
+        self._num_left -= 1
+        self._heard.append(unit.audio[0].numpy())
+        self._texts.append(unit.text)
+        if self._meter is not None:
+            self._looks.append(self._meter(unit.video, self._last_frame))
+            self._last_frame = unit.video[:, -1:].clone()
+
+    def performance(self) -> Performance:
+        looks = None
+        if self._looks:
+            num_frames = FRAMES_PER_UNIT * (len(self._texts) - self._delay)
+            held = Looks.joined(self._looks, num_frames + FRAMES_PER_UNIT * self._delay)
+            looks = held.delayed(FRAMES_PER_UNIT * self._delay)
+        return Performance(self._labels, np.concatenate(self._heard), self._texts, looks)
+
+
+def open_session(
+    pipeline: StreamerPipeline, dyad: StoredDyad, seed: int, num_steps: int | None = None
+) -> StreamerSession:
+    """A session for the size of the dyad's user picture."""
+    height, width = dyad.user_video.shape[2:]
+    return pipeline.open_session(seed=seed, num_inference_steps=num_steps, height=height, width=width)
+
+
+@torch.inference_mode()
+def through_vaes(pipeline: StreamerPipeline, dyad: StoredDyad, units_at_once: int = 4) -> tuple[Tensor, Tensor]:
+    """The recorded agent's audio (1, N) and video (3, T, H, W), encoded and rendered: what no agent can better."""
+    thinker, state = pipeline.thinker, {"audio": None, "video": None, "hear": None, "see": None}
+    sound, picture = [], []
+    for first in range(0, dyad.labels["num_units"], units_at_once):
+        audio = dyad.agent_audio[None, :, first * SAMPLES_PER_UNIT : (first + units_at_once) * SAMPLES_PER_UNIT]
+        video = dyad.agent_video[None, :, first * FRAMES_PER_UNIT : (first + units_at_once) * FRAMES_PER_UNIT]
+        heard, state["hear"] = pipeline.audio_vae.encode(audio, state["hear"])
+        seen, state["see"] = pipeline.video_vae.encode(video, state["see"])
+        audio, state["audio"] = thinker.audio_renderer(heard.mean, state["audio"])
+        video, state["video"] = thinker.video_renderer(seen.mean, state["video"])
+        sound.append(audio[0])
+        picture.append(video[0])
+    return torch.cat(sound, 1).clamp(-1, 1), torch.cat(picture, 1).clamp(-1, 1)

@@ -1,0 +1,67 @@
+"""`wan-streamer eval`: a checkpoint against a stored test set, closed loop."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from ..dyads import read_dyads, read_world
+from ..pipeline import StreamerPipeline
+from .examination import Examination, Options
+from .report import tables, write_html, write_json
+from .scorecard import Card
+
+_PAPER_WIDTH = 170  # columns of a table that goes to a file
+
+
+def evaluate(
+    checkpoint: str,
+    dataset: str,
+    split: str,
+    options: Options,
+    out: Path | None = None,
+    teacher: str | None = None,
+    teacher_steps: int | None = None,
+    console: Console | None = None,
+) -> Card:
+    """Examine a checkpoint; print the card, and with `out` write score.json and score.html there.
+
+    Args:
+        checkpoint: folder, hub id or bundled name. dataset: folder or hub id of stored dyads.
+        teacher: a checkpoint to compare with; None with `teacher_steps` compares with more steps of the same.
+
+    Raises:
+        ValueError: the checkpoint or the data set is not what it should be. OSError: there is none.
+    """
+    console = console or Console()
+    world = read_world(dataset)
+    pipeline = StreamerPipeline.from_pretrained(checkpoint)
+    examination = Examination(partial(read_dyads, dataset, split), world, options, console)
+    examination.agent(pipeline)
+    if teacher is not None or teacher_steps is not None:
+        other = pipeline if teacher is None else StreamerPipeline.from_pretrained(teacher)
+        examination.agent(other, "teacher", teacher_steps or other.config.num_inference_steps)
+    if pipeline.audio_vae is not None and pipeline.video_vae is not None:
+        examination.ceiling(pipeline)
+    examination.separate_denoising(pipeline)
+    examination.controls(pipeline)
+    examination.long_session(pipeline)
+    card = examination.card
+    card.run = {
+        "checkpoint": checkpoint,
+        "dataset": dataset,
+        "split": split,
+        **card.run,
+        "num_steps": options.num_steps or pipeline.config.num_inference_steps,
+        "teacher": teacher,
+        "teacher_steps": teacher_steps,
+    }
+    console.print(*tables(card), width=None if console.is_terminal else _PAPER_WIDTH)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(card, out / "score.json")
+        write_html(card, out / "score.html")
+        console.print(f"written to {out / 'score.json'} and {out / 'score.html'}")
+    return card

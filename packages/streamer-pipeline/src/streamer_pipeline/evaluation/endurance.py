@@ -1,0 +1,136 @@
+"""One long conversation: does the voice keep its level, do the latents keep their distribution, the face its face?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from ..pipeline import StreamerPipeline, split_units
+from ..units import UNIT_MS, UserUnit
+from .closed_loop import CountingSolver, open_session, with_solver
+from .sight import FaceMeter
+from .sound import active_pieces, decibels, levels
+from .statistics import Score
+
+if TYPE_CHECKING:
+    from ..dyads import StoredDyad
+
+UNITS_PER_MINUTE = 60_000 / UNIT_MS
+
+
+@dataclass(frozen=True)
+class Minute:
+    """One minute of a session. level_db: RMS of what sounds, None if nothing did. latent_mean, latent_std: by modality.
+    face_distance: RMS distance (0..1) of the silent face to the mean silent face of the recordings."""
+
+    level_db: float | None
+    latent_mean: dict[str, float]
+    latent_std: dict[str, float]
+    face_distance: float | None
+
+
+@dataclass
+class _Tally:
+    """What is gathered within one minute."""
+
+    loud: list[float] = field(default_factory=list)
+    latents: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    distances: list[float] = field(default_factory=list)
+
+    def minute(self) -> Minute:
+        moments = {name: np.mean(values, axis=0) for name, values in self.latents.items()}
+        return Minute(
+            level_db=decibels(float(np.sqrt(np.mean(np.square(self.loud))))) if self.loud else None,
+            latent_mean={name: float(first) for name, (first, _) in moments.items()},
+            latent_std={name: float(np.sqrt(second - first**2)) for name, (first, second) in moments.items()},
+            face_distance=float(np.mean(self.distances)) if self.distances else None,
+        )
+
+
+def mean_silent_face(dyads: Iterable[StoredDyad], meter: FaceMeter) -> np.ndarray:
+    """The average (3, h, w) of the recorded agent's face in units without sound, over some dyads."""
+    total, count = 0.0, 0
+    for dyad in dyads:
+        for unit in split_units(dyad.agent_audio, dyad.agent_video):
+            if not active_pieces(unit.audio[0].numpy()).any():
+                total = total + meter.face(unit.video).sum(axis=1)
+                count += unit.video.shape[1]
+    if not count:
+        raise ValueError("the recorded agent is never silent in these dyads; give more of them")
+    return total / count
+
+
+def live_on(
+    pipeline: StreamerPipeline,
+    dyads: Callable[[], Iterable[StoredDyad]],
+    num_minutes: float,
+    meter: FaceMeter,
+    silent_face: np.ndarray,
+    seed: int = 0,
+    num_steps: int | None = None,
+) -> Iterator[Minute]:
+    """One session over concatenated dyads, begun again when they are used up; yields every minute as it ends."""
+    solver = CountingSolver(pipeline.scheduler)
+    watched = with_solver(pipeline, solver)
+    session, tally = None, _Tally()
+    per_minute = round(UNITS_PER_MINUTE)
+    for index, (dyad, user) in enumerate(_endless(dyads)):
+        if index >= round(num_minutes * UNITS_PER_MINUTE):
+            return
+        session = session or open_session(watched, dyad, seed, num_steps)
+        unit = session.step(user)
+        _note(tally, unit.audio, unit.video, solver, meter, silent_face)
+        if (index + 1) % per_minute == 0:
+            yield tally.minute()
+            tally = _Tally()
+
+
+def _endless(dyads: Callable[[], Iterable[StoredDyad]]) -> Iterator[tuple[StoredDyad, UserUnit]]:
+    while True:
+        for dyad in dyads():
+            yield from ((dyad, unit) for unit in split_units(dyad.user_audio, dyad.user_video))
+
+
+def _note(
+    tally: _Tally, audio: Tensor, video: Tensor, solver: CountingSolver, meter: FaceMeter, silent_face: np.ndarray
+) -> None:
+    wave = audio[0].numpy()
+    active = active_pieces(wave)
+    tally.loud += list(levels(wave)[active])
+    for name, latents in solver.latest.items():
+        moments = latents.mean().item(), latents.square().mean().item()
+        tally.latents.setdefault(name, []).append(moments)
+    if not active.any():
+        off = meter.face(video) - silent_face[:, None]
+        tally.distances.append(float(np.sqrt(np.square(off).mean())))
+
+
+def endurance_scores(minutes: list[Minute]) -> dict[str, Score]:
+    """The largest departure from the first minute: of level (dB), of latents' mean and std, of the face's distance.
+
+    Means are compared in units of the first minute's std, stds and distances as ratios, so 0.1 is 10 %.
+    """
+    if len(minutes) < 2:
+        return {}
+    first, rest = minutes[0], minutes[1:]
+    spoken = [m.level_db - first.level_db for m in rest if m.level_db is not None and first.level_db is not None]
+    faces = [m.face_distance / first.face_distance - 1 for m in rest if m.face_distance and first.face_distance]
+    means = [
+        (m.latent_mean[name] - first.latent_mean[name]) / std for m in rest for name, std in first.latent_std.items()
+    ]
+    stds = [m.latent_std[name] / std - 1 for m in rest for name, std in first.latent_std.items()]
+    drifts = {"level": spoken, "latent_mean": means, "latent_std": stds, "face": faces}
+    return {f"endurance.{name}": _largest(values, len(minutes)) for name, values in drifts.items()}
+
+
+def _largest(values: list[float], n: int) -> Score:
+    return Score(max(map(abs, values)), n=n) if values else Score(None)
+
+
+def as_records(minutes: list[Minute]) -> list[dict]:
+    """Ready for JSON."""
+    return [asdict(minute) for minute in minutes]

@@ -1,0 +1,203 @@
+"""Stage 3: few steps that land where the teacher's many do, and a student that learns on its own history."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from causal_vae.training import build_trainer
+from lightning.pytorch.callbacks import Callback
+from streamer_core import FlowMatchScheduler
+from streamer_pipeline.distillation import (
+    Given,
+    SelfForcing,
+    Teacher,
+    TrajectoryDistillation,
+    clean_samples,
+    matching_loss,
+    predict,
+    roll_out,
+)
+from streamer_pipeline.training import DuplexBatch, DuplexTraining
+from tiny_parts import tiny_pipeline
+from torch.utils.data import DataLoader
+
+NUM_UNITS = 7  # more than the response window, so that the rings wrap
+
+
+def stage2(**streamer_fields) -> DuplexTraining:
+    parts = tiny_pipeline(**streamer_fields)
+    return DuplexTraining(parts.streamer, parts.audio_encoder, parts.video_encoder, 1e-3, 10)
+
+
+def batch_for(training: DuplexTraining, num_rows: int = 2) -> DuplexBatch:
+    c, generator = training.streamer.config, torch.Generator().manual_seed(1)
+    looks = training.video_encoder.forward_frames(torch.zeros(1, 3, 12, 16, 32))[0].shape[1] // c.user_video_tokens
+
+    def ids(*shape: int) -> torch.Tensor:
+        return torch.randint(c.vocab_size, (num_rows, *shape), generator=generator)
+
+    def values(*shape: int) -> torch.Tensor:
+        return torch.randn(num_rows, *shape, generator=generator)
+
+    return DuplexBatch(
+        prompt_ids=ids(3),
+        user_audio=0.1 * values(1, NUM_UNITS * 3840),
+        user_frames=0.1 * values(3, NUM_UNITS * 12 // looks, 16, 32),
+        user_text=ids(NUM_UNITS, c.user_text_slots),
+        state=torch.tensor(c.state_token_ids)[ids(NUM_UNITS) % 2],
+        agent_text=ids(NUM_UNITS, c.agent_text_slots),
+        valid=torch.arange(NUM_UNITS).expand(num_rows, -1) > 0,
+        audio_latents=values(c.audio_latent_channels, NUM_UNITS * c.audio_latents_per_unit),
+        video_latents=values(c.video_latent_channels, NUM_UNITS, c.video_latent_height, c.video_latent_width),
+    )
+
+
+def distil(cls, teacher: DuplexTraining | None = None, **options):
+    teacher = teacher or stage2()
+    options = {"teacher_steps": 4, "validation_names": ("duplex",)} | options
+    return cls(deepcopy(teacher.streamer), teacher, 3e-3, 20, **options)
+
+
+def values_of(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()]).clone()
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_the_parallel_pass_repeats_the_rollouts_own_steps(delay):
+    """With a far clock, rings that wrap, and thinker and performer in turn or overlapping."""
+    module = distil(SelfForcing, stage2(commit_delay=delay), num_steps=2)
+    batch = batch_for(module.teacher.stage2)
+    clean = module.teacher.perceive(batch)
+    given = Given(clean, batch.prompt_ids, torch.tensor([0, 900]))
+    rollout = roll_out(module.streamer, given, module.noise(clean, 1), 2)
+    given = given._replace(history=replace(clean, **rollout.latents))
+    sigma = FlowMatchScheduler.noise_levels(2)[:2, None].expand(2, 2, NUM_UNITS)  # every step as one copy
+    with torch.no_grad():
+        velocities = predict(module.streamer, rollout.inputs, sigma, given)[1]
+    samples = clean_samples(rollout.inputs, velocities, sigma)
+    for name, made in rollout.latents.items():
+        torch.testing.assert_close(samples[name][:, 1], made, atol=1e-4, rtol=1e-4)
+        middle = (rollout.inputs[name][:, 0] + samples[name][:, 0]) / 2
+        torch.testing.assert_close(middle, rollout.inputs[name][:, 1], atol=1e-4, rtol=1e-4)
+
+
+def test_the_teacher_itself_with_as_many_steps_has_nothing_to_learn():
+    teacher = stage2()
+    batch = batch_for(teacher)
+    same = distil(TrajectoryDistillation, teacher, num_steps=4, guidance=1.0).losses(batch)
+    fewer = distil(TrajectoryDistillation, teacher, num_steps=2, guidance=1.0).losses(batch)
+    guided = distil(TrajectoryDistillation, teacher, num_steps=4, guidance=3.0).losses(batch)
+    for name in ("audio", "video"):
+        assert same[name] < 1e-8
+        assert fewer[name] > 100 * same[name]
+        assert guided[name] > 100 * same[name]
+
+
+def test_guidance_is_a_line_from_wordless_through_conditional():
+    training = stage2()
+    pad = training.streamer.config.pad_token_id
+    teachers = [Teacher(training, guidance, 2) for guidance in (0.0, 1.0, 2.0)]
+    batch = batch_for(training)
+    clean = teachers[0].perceive(batch)
+    given = Given(clean, batch.prompt_ids, torch.zeros(2, dtype=torch.int64))
+    noisy = {"audio": torch.randn_like(clean.audio)[:, None], "video": torch.randn_like(clean.video)[:, None]}
+    sigma = torch.full((2, 1, NUM_UNITS), 0.7)
+    untold, told, guided = (teacher.velocities(noisy, sigma, given) for teacher in teachers)
+    conditional = predict(training.streamer, noisy, sigma, given)[1]
+    silence = {"state": torch.full_like(clean.state, pad), "agent_text": torch.full_like(clean.agent_text, pad)}
+    wordless = replace(clean, **silence)
+    dropped = predict(training.streamer, noisy, sigma, given._replace(history=wordless))[1]
+    for name in noisy:
+        assert torch.equal(told[name], conditional[name])
+        torch.testing.assert_close(untold[name], dropped[name])
+        torch.testing.assert_close(guided[name], 2 * told[name] - untold[name])
+
+
+def test_matching_moves_samples_from_fake_towards_real_and_rests_where_they_agree():
+    samples = torch.randn(2, 1, 3, 4, 5, requires_grad=True)
+    real, fake = torch.randn(2, 2, 2, 3, 4, 5)
+    valid = torch.tensor([[True, True, False]] * 2)
+    matching_loss(samples, real, real, valid).backward()
+    assert not samples.grad.any()
+    matching_loss(samples, real, fake, valid).backward()
+    assert not samples.grad[:, :, 2].any()
+    scale = (samples.detach() - real).abs().mean(dim=(-2, -1), keepdim=True)
+    expected = ((fake - real) / scale).mean(dim=1, keepdim=True) / (2 * 2 * 4 * 5)
+    torch.testing.assert_close(samples.grad[:, :, :2], expected[:, :, :2])
+
+
+def test_a_picture_that_is_not_in_the_data_is_not_matched():
+    for cls in (TrajectoryDistillation, SelfForcing):
+        module = distil(cls)
+        batch = batch_for(module.teacher.stage2)
+        terms = module.losses(batch._replace(video_latents=None))
+        assert terms["video"] == 0 and terms["audio"] > 0
+
+
+def test_language_alone_and_uneven_steps_are_refused():
+    module = distil(TrajectoryDistillation)
+    batch = batch_for(module.teacher.stage2)
+    with pytest.raises(ValueError, match="language alone"):
+        module.losses(batch._replace(audio_latents=None, video_latents=None))
+    with pytest.raises(ValueError, match="multiple"):
+        distil(TrajectoryDistillation, num_steps=3)
+
+
+class Weights(Callback):
+    """The trained weights after each step."""
+
+    def __init__(self) -> None:
+        self.after: list[torch.Tensor] = []
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        self.after.append(values_of(module))
+
+
+@pytest.mark.parametrize("cls", [TrajectoryDistillation, SelfForcing])
+def test_fit_trains_the_student_and_leaves_its_average(cls, tmp_path):
+    """In mixed precision. Teacher and encoders stay bit for bit: not trained, averaged or stored."""
+    teacher = stage2()
+    module, batch, weights = distil(cls, teacher, ema_decay=0.5), batch_for(teacher), Weights()
+    frozen, student = values_of(teacher), values_of(module.streamer)
+    trainer = build_trainer(tmp_path, 2, validate_every=2, callbacks=[weights], precision="bf16-mixed")
+    loader = DataLoader([batch] * 2, batch_size=None)
+    trainer.fit(module, loader, loader)
+    assert torch.equal(values_of(teacher), frozen)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    torch.testing.assert_close(values_of(module), (weights.after[0] + weights.after[1]) / 2)
+    assert not torch.equal(values_of(module.streamer), student)
+    assert {"val/duplex_audio_gap", "val/duplex_video_gap", "val/duplex_text"} <= trainer.callback_metrics.keys()
+    stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
+    trained = {"streamer", "fake"} if cls is SelfForcing else {"streamer"}
+    assert {name.split(".")[0] for name in stored} == trained
+
+
+@pytest.mark.parametrize("cls", [TrajectoryDistillation, SelfForcing])
+def test_mixed_precision_hides_no_weight_from_its_gradient(cls):
+    """Autocast must not hand the weights that a pass without gradient has cast to the pass with gradient."""
+    module = distil(cls)
+    batch, gradients = batch_for(module.teacher.stage2), []
+    for mixed in (False, True):
+        torch.manual_seed(0)
+        module.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = torch.stack(list(module.losses(batch).values())).sum()
+        loss.backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in module.parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+def test_the_gap_to_the_teacher_closes():
+    torch.manual_seed(0)
+    module = distil(TrajectoryDistillation, guidance=2.0)
+    batch = batch_for(module.teacher.stage2)
+    optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
+    losses = []
+    for _ in range(25):
+        terms = module.losses(batch)
+        losses.append(float(terms["audio"] + terms["video"]))
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
