@@ -133,6 +133,11 @@ class PlotMetrics(Callback):
         figure.savefig(self.run_folder / "metrics.png", dpi=80)
 
 
+def average_decay(max_steps: int) -> float:
+    """Decay of the weights' average: over 500 steps, or a tenth of a shorter run, which must forget its start."""
+    return min(0.998, max(0.0, 1 - 10 / max_steps))
+
+
 def build_trainer(
     run_folder: Path,
     max_steps: int,
@@ -157,7 +162,7 @@ def build_trainer(
         precision=precision,
         logger=CSVLogger(run_folder, name="", version="metrics"),
         callbacks=[
-            EMAWeightAveraging(decay=0.998),
+            EMAWeightAveraging(decay=average_decay(max_steps)),
             ModelCheckpoint(
                 run_folder / "checkpoints", save_last=True, save_top_k=0, train_time_interval=timedelta(minutes=5)
             ),

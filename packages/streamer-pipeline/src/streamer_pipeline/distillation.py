@@ -21,7 +21,6 @@ from typing import NamedTuple
 import lightning
 import torch
 from causal_vae.training import adamw_with_cosine
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from streamer_core import (
     FlowMatchScheduler,
     KVLayout,
@@ -149,7 +148,6 @@ class Distillation(lightning.LightningModule):
         num_steps: the student's solver steps.
         guidance, teacher_steps: see `Teacher`.
         num_copies: noises per response and clean sequence; they share the history and so come cheap.
-        ema_decay: of the student's average: these trainings have hundreds of steps, not thousands.
     """
 
     def __init__(
@@ -162,7 +160,6 @@ class Distillation(lightning.LightningModule):
         guidance: float = 1.5,
         teacher_steps: int = 8,
         num_copies: int = 2,
-        ema_decay: float = 0.99,
         validation_names: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
@@ -173,9 +170,6 @@ class Distillation(lightning.LightningModule):
 
     def on_fit_start(self) -> None:
         self.teacher.stage2.to(self.device)
-
-    def configure_callbacks(self) -> list[Callback]:
-        return [EMAWeightAveraging(decay=self.hparams.ema_decay)]
 
     def configure_optimizers(self) -> dict:
         h = self.hparams
