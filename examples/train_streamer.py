@@ -71,6 +71,18 @@ def new_parts(tokenizer: StreamerTokenizer) -> tuple[StreamerModel, CausalAudioE
     return StreamerModel(config), audio_encoder, video_encoder
 
 
+def common_tokenizer(folders: list[Path]) -> StreamerTokenizer:
+    """The tokenizer that all folders of dyads were stored with. Raises ValueError where they differ."""
+    tokenizers = [StreamerTokenizer.from_pretrained(folder / "tokenizer") for folder in folders]
+    for folder, tokenizer in zip(folders, tokenizers, strict=True):
+        if tokenizer.get_vocab() != tokenizers[0].get_vocab():
+            raise ValueError(
+                f"{folder} and {folders[0]} were stored with different tokenizers, so equal words have different ids; "
+                "prepare one of them again with the present examples/prepare_dyads.py"
+            )
+    return tokenizers[0]
+
+
 def validation_loaders(data: dict, val_dyads: Path, tasks: list[str]) -> list[DataLoader]:
     """A few fixed batches per task, of voices and faces that are never trained on."""
     loaders, dyads = [], Dyads([val_dyads], with_latents=True)
@@ -111,7 +123,7 @@ def main(
     settings = STAGES[stage]
     max_steps = max_steps or settings["max_steps"]
     run.mkdir(parents=True, exist_ok=True)
-    tokenizer = StreamerTokenizer.from_pretrained((users or dyads) / "tokenizer")
+    tokenizer = common_tokenizer([folder for folder in (dyads, users, val_dyads) if folder])
     parts = load_parts(start_from) if start_from else new_parts(tokenizer)
     if video_encoder:
         parts = *parts[:2], CausalVideoEncoder.from_pretrained(video_encoder, dtype=torch.float32)

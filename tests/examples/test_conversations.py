@@ -12,6 +12,8 @@ from duplex_world.render import render_frames
 from duplex_world.scenarios import SCENARIOS
 from prepare_dyads import LOOK_SIZE, LOOKS, build_tokenizer, encode_dyad, heard_words, seen_words, spread
 from safetensors.torch import save_file
+from streamer_core import StreamerTokenizer
+from train_streamer import common_tokenizer
 
 NUM_UNITS, DELAY = 40, 1
 
@@ -126,3 +128,11 @@ def test_augmentation_is_deterministic_and_changes_something(dyads):
 def test_no_dyads_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"prepare_dyads\.py"):
         Dyads([tmp_path], with_latents=False)
+
+
+def test_dyads_of_different_tokenizers_are_not_mixed(tokenizer, tmp_path):
+    for name, texts in (("one", ["hello there"]), ("two", ["good morning to you"])):
+        StreamerTokenizer.train(texts * 4, vocab_size=300).save_pretrained(tmp_path / name / "tokenizer")
+    with pytest.raises(ValueError, match="different tokenizers"):
+        common_tokenizer([tmp_path / "one", tmp_path / "two"])
+    assert common_tokenizer([tmp_path / "one"] * 2).get_vocab()
