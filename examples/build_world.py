@@ -2,13 +2,13 @@
 
     python examples/build_world.py --split test --num-dyads 180 --out runs/world
 
-Shards that are there already are kept. Read it with `streamer_pipeline.dyads.read_dyads`, or with `datasets`:
-`load_dataset("webdataset", data_files={"test": "runs/world/test-*.tar"}, streaming=True).decode(False)`.
+Finished shards are kept; one that was made for fewer dyads is built again. Read it with `streamer_pipeline.read_dyads`
+(plain `load_dataset("webdataset", ...)` needs torchcodec).
 """
 
 import json
-import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from duplex_world.agent_voice import AgentVoice
 from duplex_world.clock import UNIT_SECONDS
 from duplex_world.dyad import Dyad, build_dyad
 from duplex_world.scenarios import SCENARIOS
-from duplex_world.shards import describe_world, write_shard
+from duplex_world.shards import describe_world, is_built, write_shard
 from duplex_world.splits import SPLIT_SIZE, SPLITS
 from rich.progress import track
 
@@ -34,26 +34,41 @@ def main(
 ) -> None:
     if split not in SPLITS:
         raise typer.BadParameter(f"no split {split!r}; there are {', '.join(SPLITS)}")
+    names, first_seed = scenarios.split(), SPLITS.index(split) * SPLIT_SIZE
+    if not names or not set(names) <= set(SCENARIOS):
+        raise typer.BadParameter(f"scenarios {scenarios!r} are not among {' '.join(SCENARIOS)}")
     out.mkdir(parents=True, exist_ok=True)
-    voice, names, first_seed = AgentVoice(), scenarios.split(), SPLITS.index(split) * SPLIT_SIZE
+    voice, world = AgentVoice(), out / "world.json"
+    if not world.exists():
+        world.write_text(json.dumps(describe_world(voice, response_delay), indent=1))
+    elif (delay := json.loads(world.read_text())["response_delay"]) != response_delay:
+        raise typer.BadParameter(f"{out} was built with --response-delay {delay}; build into another folder")
     started, units = time.perf_counter(), 0
 
-    def built(first: int) -> Dyad:
+    def built(wanted: list[tuple[int, str, int]]) -> Iterator[Dyad]:
         nonlocal units
-        for seed in range(first_seed + first, first_seed + min(first + dyads_per_shard, num_dyads)):
-            dyad = build_dyad(seed, names[(seed - first_seed) % len(names)], voice, response_delay)
+        for seed, scenario, delay in wanted:
+            dyad = build_dyad(seed, scenario, voice, delay)
             units += dyad.num_units
             yield dyad
 
+    dyads = [(first_seed + i, names[i % len(names)], response_delay) for i in range(num_dyads)]
     for first in track(range(0, num_dyads, dyads_per_shard), f"building {split}"):
-        path = out / f"{split}-{first // dyads_per_shard:05d}.tar"
-        if not path.exists():
-            write_shard(path, built(first))
-    if not (out / "world.json").exists():
-        (out / "world.json").write_text(json.dumps(describe_world(voice, response_delay), indent=1))
-    shutil.copy(CARD, out / "README.md")
+        path, wanted = out / f"{split}-{first // dyads_per_shard:05d}.tar", dyads[first : first + dyads_per_shard]
+        if not is_built(path, wanted):
+            write_shard(path, built(wanted))
+    (out / "README.md").write_text(_card(out))
     seconds = time.perf_counter() - started
     typer.echo(f"{out}: {units} new units in {seconds:.0f} s, {units * UNIT_SECONDS / seconds:.1f} times real time")
+
+
+def _card(out: Path) -> str:
+    """The card, naming only the splits that are there: `datasets` refuses a folder whose card promises more."""
+    card = CARD.read_text()
+    for split in SPLITS:
+        if not any(out.glob(f"{split}-*.tar")):
+            card = card.replace(f"  - split: {split}\n    path: {split}-*.tar\n", "")
+    return card
 
 
 if __name__ == "__main__":

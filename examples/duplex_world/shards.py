@@ -26,7 +26,8 @@ def encode_video(frames: np.ndarray) -> bytes:
     """uint8 `(T, H, W, 3)` -> H.264 in MP4, 25 fps, without sound."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        options = {"crf": "20", "preset": "veryfast", "threads": "1"}
+        # mbtree reads memory it never wrote (x264 165): with it, the same frames may give other bytes
+        options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=FRAME_RATE, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -67,6 +68,27 @@ def write_shard(path: Path, dyads: Iterable[Dyad]) -> None:
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     partial.rename(path)
+
+
+def shard_contents(path: Path) -> list[tuple[int, str, int]]:
+    """(seed, scenario, response_delay) of every dyad in a shard, in order."""
+    with tarfile.open(path) as tar:
+        labels = [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]
+    return [(label["seed"], label["scenario"], label["response_delay"]) for label in labels]
+
+
+def is_built(path: Path, wanted: list[tuple[int, str, int]]) -> bool:
+    """Whether a shard is there with all the dyads wanted in it; one that was made for fewer has to be built again.
+
+    Raises:
+        ValueError: it holds other dyads, from other scenarios or another response delay.
+    """
+    if not path.exists():
+        return False
+    there = shard_contents(path)
+    if any(have != want for have, want in zip(there, wanted, strict=False)):
+        raise ValueError(f"{path} was built with other scenarios or response_delay; build into another folder")
+    return len(there) >= len(wanted)
 
 
 def describe_world(voice: AgentVoice, response_delay: int) -> dict:

@@ -8,7 +8,7 @@ import torch
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import build_dyad
 from duplex_world.render import render_frames
-from duplex_world.shards import write_shard
+from duplex_world.shards import is_built, write_shard
 from duplex_world.splits import SPLITS, USER_VOICES, is_held_out_phrasing
 from duplex_world.tensors import to_video
 from streamer_pipeline import read_dyads, read_world
@@ -76,6 +76,26 @@ def test_what_cannot_be_read_is_said(folder, tmp_path):
             tar.add(path, path.name)
     with pytest.raises(ValueError, match=r"dyad 2000000 .* cannot be read"):
         next(read_dyads(tmp_path, "test"))
+
+
+def test_a_damaged_shard_is_said(folder, tmp_path):
+    shard = (folder / "test-00000.tar").read_bytes()
+    (tmp_path / "test-00000.tar").write_bytes(shard[: len(shard) * 3 // 4])
+    with pytest.raises(ValueError, match="is damaged"):
+        list(read_dyads(tmp_path, "test"))
+    (tmp_path / "world.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_world(tmp_path)
+
+
+def test_a_finished_shard_is_kept_and_a_shorter_one_is_not(dyads, folder):
+    shard = folder / "test-00000.tar"
+    wanted = [(dyad.seed, dyad.scenario, dyad.response_delay) for dyad in dyads]
+    assert is_built(shard, wanted[:2]) and is_built(shard, wanted[:1])
+    assert not is_built(shard, wanted)
+    assert not is_built(folder / "test-00009.tar", wanted)
+    with pytest.raises(ValueError, match="another folder"):
+        is_built(shard, [(seed, scenario, 2) for seed, scenario, _ in wanted])
 
 
 def test_no_voice_is_in_two_splits():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,10 @@ def read_world(source: str | Path) -> dict:
             raise ValueError(f"{source} is neither a folder nor a dataset that can be reached: {error}") from error
     if not path.exists():
         raise ValueError(f"{source} has no {WORLD_FILE}; build a dataset with examples/build_world.py")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run examples/build_world.py again") from error
 
 
 def read_dyads(source: str | Path, split: str = "test") -> Iterator[StoredDyad]:
@@ -72,7 +76,8 @@ def read_dyads(source: str | Path, split: str = "test") -> Iterator[StoredDyad]:
         | {name: Value("binary") for name in ("user.flac", "agent.flac", "user.mp4", "agent.mp4")}
     )
     files = {split: _shards(source, split)}
-    for row in load_dataset("webdataset", data_files=files, split=split, streaming=True, features=features):
+    rows = load_dataset("webdataset", data_files=files, split=split, streaming=True, features=features)
+    for row in _undamaged(rows, source, split):
         key, labels = row["__key__"], row["json"]
         try:
             sounds = {name: _decode_sound(row[f"{name}.flac"]) for name in ("user", "agent")}
@@ -86,6 +91,15 @@ def read_dyads(source: str | Path, split: str = "test") -> Iterator[StoredDyad]:
         if lengths != {num_units}:
             raise ValueError(f"dyad {key} of {source} should last {num_units} units; its media last {sorted(lengths)}")
         yield dyad
+
+
+def _undamaged(rows: Iterable[dict], source: str | Path, split: str) -> Iterator[dict]:
+    try:
+        yield from rows
+    except (tarfile.TarError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"a shard {split}-*.tar of {source} is damaged ({error}); build or download it again"
+        ) from error
 
 
 def _shards(source: str | Path, split: str) -> list[str]:
