@@ -34,7 +34,7 @@ demo: setup-world ## a person asks and shows, the bundled agent answers; then a 
 
 eval: setup-world ## score card of the bundled checkpoint, closed loop on unseen users; writes runs/score/ (CHECKPOINT=...)
 	$(BIN)/python examples/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out runs/world
-	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --out runs/score
+	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --out runs/score $(EVAL)
 
 test: setup-world ## every test
 	$(BIN)/python -m pytest -q
