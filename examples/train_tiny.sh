@@ -4,7 +4,7 @@
 set -eu
 python="${1:-python}"
 export OMP_NUM_THREADS="${THREADS:-2}"
-# Large tensors are reused instead of returned to the system after every operation: a third of the time of a step.
+# Large tensors are reused instead of returned to the system after every operation.
 export MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=268435456
 run() {
     result="$1"
