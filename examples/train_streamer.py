@@ -25,6 +25,7 @@ from causal_codec import (
 )
 from causal_vae.training import build_trainer, resume_point
 from conversations import Conversations, Dyads, Mixture
+from sample_conversations import SampleConversations
 from streamer_core import StreamerModel, StreamerTokenizer, preset
 from streamer_pipeline.distillation import SelfForcing, TrajectoryDistillation
 from streamer_pipeline.training import DuplexTraining
@@ -37,7 +38,7 @@ STAGES = {
         "learning_rate": 1.5e-3,
     },
     2: {
-        "mixture": Mixture({"hearing": 0.06, "seeing": 0.12, "words": 0.14, "speaking": 0.06, "duplex": 0.62}),
+        "mixture": Mixture({"hearing": 0.08, "seeing": 0.06, "words": 0.2, "speaking": 0.1, "duplex": 0.56}),
         "max_steps": 5000,
         "learning_rate": 1.0e-3,
     },
@@ -46,6 +47,7 @@ STAGES = {
 PHASES = {"trajectory": TrajectoryDistillation, "self-forcing": SelfForcing}
 SIZES = {"smoke": {"batch_size": 2, "num_units": 8}, "tiny": {"batch_size": 4, "num_units": 48}}
 VALIDATION_BATCHES = 6
+AUDIO_WEIGHT = 4.0  # speech fills a quarter of the units and is the first thing that sounds wrong
 
 
 def load_parts(folder: Path) -> tuple[StreamerModel, CausalAudioEncoder, CausalVideoEncoder]:
@@ -110,6 +112,11 @@ def main(
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 250,
     start_from: Annotated[Path | None, typer.Option(help="an earlier run whose weights to start from")] = None,
     video_encoder: Annotated[Path | None, typer.Option(help="eyes to start with, of train_eyes.py")] = None,
+    sample: Annotated[
+        Path | None, typer.Option(help="a recording to talk to after each validation, with both VAEs")
+    ] = None,
+    audio_vae: Annotated[Path, typer.Option(help="renders --sample")] = Path("runs/audio_vae/audio_vae"),
+    video_vae: Annotated[Path, typer.Option(help="renders --sample")] = Path("runs/video_vae/video_vae"),
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "bf16-mixed",
     devices: Annotated[int, typer.Option(help="processes (on a CPU) or GPUs; each draws its own batches")] = 1,
     strategy: Annotated[
@@ -132,6 +139,7 @@ def main(
         *(part.train() for part in parts),
         learning_rate or settings["learning_rate"],
         max_steps,
+        audio_weight=AUDIO_WEIGHT,
         validation_names=tuple(mixture.tasks),
     )
     if stage == 3:
@@ -160,8 +168,9 @@ def main(
     validation = validation_loaders(data, val_dyads, list(mixture.tasks)) if val_dyads else None
     if devices > 1 and strategy == "auto":
         strategy = "ddp_find_unused_parameters_true"  # language batches leave what denoises unused
+    callbacks = [SampleConversations(run / "samples", sample, parts, tokenizer, audio_vae, video_vae)] if sample else []
     trainer = build_trainer(
-        run, max_steps, validate_every if validation else None, precision=precision, devices=devices, strategy=strategy
+        run, max_steps, validate_every if validation else None, callbacks, precision, devices, strategy
     )
     trainer.fit(training, loader, validation, ckpt_path=resume_point(run))
     if not trainer.is_global_zero:

@@ -31,10 +31,10 @@ PRESETS = {
 }
 
 
-def emphasis(height: int = 192, width: int = 336) -> Tensor:
+def emphasis(mouth: float = 4.0, height: int = 192, width: int = 336) -> Tensor:
     """(H, W) loss weight of mean one: the face counts more than the wall, the mouth more than the face."""
     weight = torch.ones(height, width)
-    for (top, left, bottom, right), extra in ((face_box(), 2.0), (mouth_box(), 4.0)):
+    for (top, left, bottom, right), extra in ((face_box(), 2.0), (mouth_box(), mouth)):
         weight[top:bottom, left:right] += extra
     return weight / weight.mean()
 
@@ -89,6 +89,10 @@ def main(
     agent_share: Annotated[float, typer.Option(help="share of clips that show the agent")] = 0.85,
     start_from: Annotated[Path | None, typer.Option(help="a video VAE folder whose weights to start from")] = None,
     learning_rate: float = 1.5e-3,
+    mouth: Annotated[float, typer.Option(help="extra loss weight of the mouth's few pixels")] = 4.0,
+    decoder_only: Annotated[
+        bool, typer.Option(help="keep the encoder, and so the latents, of --start-from as they are")
+    ] = False,
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "32-true",
     num_threads: int = 1,
 ) -> None:
@@ -98,20 +102,26 @@ def main(
     max_steps = max_steps or settings["max_steps"]
     run.mkdir(parents=True, exist_ok=True)
     clips = DataLoader(TalkingHeads(agent_share), batch_size=settings["batch_size"])
+    if decoder_only and not start_from:
+        raise typer.BadParameter("--decoder-only needs --start-from, the video VAE whose encoder is kept")
     if start_from:
         vae = CausalVideoVAE.from_pretrained(start_from).train()
     else:
         vae = CausalVideoVAE(**settings["model"])
         first = iter(clips)
         vae.init_from_data(torch.cat([next(first) for _ in range(100 // settings["batch_size"])]))
-    loss = VideoReconstructionLoss(emphasis())
+    vae.encoder.requires_grad_(not decoder_only)
+    loss = VideoReconstructionLoss(emphasis(mouth))
     training = VAETraining(vae, loss, kl_weight=2e-6, learning_rate=learning_rate, max_steps=max_steps)
     unseen = iter(TalkingHeads(agent_share, first_seed=1_000_000))
     held_out = [next(unseen) for _ in range(8)]
     trainer = build_trainer(run, max_steps, max(2, max_steps // 15), [Pictures(run)], precision)
     trainer.fit(training, clips, DataLoader(held_out, batch_size=8), ckpt_path=resume_point(run))
-    clips = iter(DataLoader(TalkingHeads(1.0), batch_size=16))
-    export_vae(vae, [next(clips) for _ in range(16)], run / "video_vae")
+    if decoder_only:
+        vae.save_pretrained(run / "video_vae")  # with the latents' statistics of before: dyads stay valid
+    else:
+        clips = iter(DataLoader(TalkingHeads(1.0), batch_size=16))
+        export_vae(vae, [next(clips) for _ in range(16)], run / "video_vae")
     typer.echo(f"saved {run / 'video_vae'}")
 
 

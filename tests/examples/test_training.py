@@ -1,0 +1,66 @@
+"""The three stages run one after the other from stored dyads, continue where they were, and show what they made."""
+
+import pytest
+import torch
+from causal_vae import CausalAudioVAE, CausalVideoVAE
+from duplex_world.agent_voice import AgentVoice
+from duplex_world.dyad import build_dyad
+from prepare_dyads import build_tokenizer, encode_dyad
+from safetensors.torch import save_file
+from streamer_core import StreamerModel
+from streamer_pipeline import RecordingReader, RecordingWriter
+from tiny_parts import random_units
+from train_streamer import main
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with two dyads, their latents by untrained VAEs, those VAEs, and a recording of two units."""
+    folder, tokenizer = tmp_path_factory.mktemp("data"), build_tokenizer()
+    torch.manual_seed(0)
+    audio_vae, video_vae = CausalAudioVAE().eval(), CausalVideoVAE().eval()
+    audio_vae.save_pretrained(folder / "audio_vae")
+    video_vae.save_pretrained(folder / "video_vae")
+    tensors = {}
+    for seed, scenario in enumerate(("name", "wave")):
+        dyad = build_dyad(seed, scenario, AgentVoice())
+        encoded = encode_dyad(dyad, tokenizer)
+        units = dyad.num_units
+        encoded |= {"audio_latents": torch.randn(16, units * 4), "video_latents": torch.randn(32, units, 4, 7)}
+        tensors |= {f"{seed}.{name}": tensor for name, tensor in encoded.items()}
+    save_file(tensors, folder / "dyads-0000000.safetensors")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    with RecordingWriter(folder / "recording.mp4", 48, 96) as writer:
+        for unit in random_units(2):
+            writer.write(unit)
+    return folder
+
+
+def train(data, run, stage, max_steps, **options):
+    main(
+        stage=stage, dyads=data, val_dyads=data, run=run, size="smoke", max_steps=max_steps, validate_every=2, **options
+    )
+    return StreamerModel.from_pretrained(run / "streamer")
+
+
+def test_three_stages_follow_each_other(data, tmp_path):
+    first = train(data, tmp_path / "stage1", 1, 2)
+    renderers = {name: data / name for name in ("audio_vae", "video_vae")}
+    second = train(
+        data, tmp_path / "stage2", 2, 2, start_from=tmp_path / "stage1", sample=data / "recording.mp4", **renderers
+    )
+    assert not torch.equal(first.audio_out.weight, second.audio_out.weight)
+    shown = RecordingReader(tmp_path / "stage2" / "samples" / "000002.mp4", 192, 672)
+    assert len(list(shown)) == 2
+    assert (tmp_path / "stage2" / "metrics.png").stat().st_size > 1000
+    third = train(data, tmp_path / "stage3", 3, 2, start_from=tmp_path / "stage2")
+    assert not torch.equal(second.audio_out.weight, third.audio_out.weight)
+
+
+def test_a_run_that_was_interrupted_continues(data, tmp_path):
+    run = tmp_path / "run"
+    train(data, run, 1, 2)
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    assert torch.load(checkpoint, weights_only=False)["global_step"] == 2
+    train(data, run, 1, 3)
+    assert torch.load(checkpoint, weights_only=False)["global_step"] == 3
