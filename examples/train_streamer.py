@@ -111,7 +111,8 @@ def main(
     learning_rate: Annotated[float | None, typer.Option(help="instead of the stage's")] = None,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 250,
     start_from: Annotated[Path | None, typer.Option(help="an earlier run whose weights to start from")] = None,
-    video_encoder: Annotated[Path | None, typer.Option(help="eyes to start with, of train_eyes.py")] = None,
+    audio_encoder: Annotated[Path | None, typer.Option(help="ears to start with, of train_senses.py")] = None,
+    video_encoder: Annotated[Path | None, typer.Option(help="eyes to start with, of train_senses.py")] = None,
     sample: Annotated[
         Path | None, typer.Option(help="a recording to talk to after each validation, with both VAEs")
     ] = None,
@@ -132,6 +133,8 @@ def main(
     run.mkdir(parents=True, exist_ok=True)
     tokenizer = common_tokenizer([folder for folder in (dyads, users, val_dyads) if folder])
     parts = load_parts(start_from) if start_from else new_parts(tokenizer)
+    if audio_encoder:
+        parts = parts[0], CausalAudioEncoder.from_pretrained(audio_encoder, dtype=torch.float32), parts[2]
     if video_encoder:
         parts = *parts[:2], CausalVideoEncoder.from_pretrained(video_encoder, dtype=torch.float32)
     mixture = Mixture.parse(tasks) if tasks else settings["mixture"]

@@ -22,11 +22,12 @@ run runs/val/dyads-1000150.safetensors examples/prepare_dyads.py --out runs/val 
     --audio-vae "$audio" --video-vae "$video"
 run runs/dyads/dyads-0202350.safetensors examples/prepare_dyads.py --out runs/dyads --first-seed 200000 --num-dyads 2400 \
     --audio-vae "$audio" --video-vae "$video"
-run runs/eyes/video_encoder examples/train_eyes.py --users runs/users --val-dyads runs/val --run runs/eyes
+run runs/eyes/video_encoder examples/train_senses.py --sense eyes --users runs/users --val-dyads runs/val --run runs/eyes
+run runs/ears/audio_encoder examples/train_senses.py --sense ears --users runs/users --val-dyads runs/val --run runs/ears
 data="--dyads runs/dyads --users runs/users --val-dyads runs/val"
 # shellcheck disable=SC2086
 run runs/stage1/streamer examples/train_streamer.py --stage 1 --run runs/stage1 $data \
-    --video-encoder runs/eyes/video_encoder
+    --audio-encoder runs/ears/audio_encoder --video-encoder runs/eyes/video_encoder
 run runs/stage2/streamer examples/train_streamer.py --stage 2 --run runs/stage2 --start-from runs/stage1 $data
 run runs/stage3/streamer examples/train_streamer.py --stage 3 --run runs/stage3 --start-from runs/stage2 $data
 "$python" examples/assemble_checkpoint.py --streamer-run runs/stage3 --num-inference-steps 2 \

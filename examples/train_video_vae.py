@@ -18,6 +18,7 @@ from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import build_dyad
 from duplex_world.face import face_box, mouth_box
 from duplex_world.render import render_frames
+from duplex_world.shapes import Tracks
 from duplex_world.tensors import to_video
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
@@ -39,11 +40,19 @@ def emphasis(mouth: float = 4.0, height: int = 192, width: int = 336) -> Tensor:
     return weight / weight.mean()
 
 
+def activity(motion: Tracks, random: np.random.Generator) -> np.ndarray:
+    """(num_frames,) bool: where somebody speaks, or nods, or raises a hand; chance says which of them counts."""
+    kind = random.random()
+    if kind < 0.5:
+        return motion["mouth_open"] > 0.05
+    return np.abs(np.gradient(motion["pitch"])) > 0.01 if kind < 0.8 else motion["hand"] > 0.1
+
+
 class TalkingHeads(IterableDataset):
     """Endless clips (3, num_units * 4, 192, 336), in [-1, 1]; a share of them shows the agent, the rest users.
 
-    Clips where somebody speaks or raises a hand are preferred: both are rarer and harder than a still face. Clips last
-    four units, because a decoder that has only ever followed a stream's first unit fails on its third.
+    Clips where somebody speaks, nods or raises a hand are preferred: all are rarer and harder than a still face. Clips
+    last four units, because a decoder that has only ever followed a stream's first unit fails on its third.
     """
 
     def __init__(self, agent_share: float = 0.85, num_units: int = 4, first_seed: int = 0) -> None:
@@ -60,10 +69,9 @@ class TalkingHeads(IterableDataset):
                     motion, identity = dyad.agent_motion, dyad.agent_identity
                 else:
                     motion, identity = dyad.user_motion, dyad.user_identity
-                track, threshold = ("mouth_open", 0.05) if random.random() < 0.75 else ("hand", 0.1)
-                active = np.flatnonzero(motion[track][: -self.num_frames] > threshold)
+                active = np.flatnonzero(activity(motion, random)[: -self.num_frames])
                 if len(active) and random.random() < 0.8:
-                    start = int(random.choice(active))
+                    start = max(0, int(random.choice(active)) - int(random.integers(FRAMES_PER_UNIT)))
                 else:
                     start = int(random.integers(len(motion["mouth_open"]) - self.num_frames))
                 yield to_video(render_frames(motion, identity, frames=slice(start, start + self.num_frames)))

@@ -12,7 +12,7 @@ from .shapes import Tracks
 
 _BLINK = (0.6, 1.0, 0.9, 0.3)
 _WAVE_RATE = 0.65  # radians per frame: 2.6 swings per second
-_NOD_FRAMES = 9
+_NOD_FRAMES = 12
 
 
 def idle_motion(num_frames: int, rng: np.random.Generator, liveliness: float = 1.0) -> Tracks:
@@ -66,8 +66,8 @@ def ease_to(track: np.ndarray, first_frame: int, end_frame: int, value: float, e
     track[first_frame:end_frame] += weight * (value - track[first_frame:end_frame])
 
 
-def nod(motion: Tracks, first_frame: int, depth: float = 0.16) -> None:
-    """One nod of 9 frames."""
+def nod(motion: Tracks, first_frame: int, depth: float = 0.1) -> None:
+    """One nod of half a second."""
     room = motion["pitch"][first_frame : first_frame + _NOD_FRAMES]
     room += depth * np.sin(np.linspace(0, np.pi, _NOD_FRAMES))[: len(room)]
 
