@@ -7,7 +7,7 @@ PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core pac
 export OMP_WAIT_POLICY ?= passive
 CHECKPOINT ?= wan-streamer-tiny
 
-.PHONY: help setup setup-world demo eval test lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world demo live eval bench soak test lint wheels check-wheels train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -32,9 +32,18 @@ demo: setup-world ## a person asks and shows, the bundled agent answers; then a 
 	$(BIN)/python examples/make_demo_recording.py demo/real --real
 	$(BIN)/wan-streamer talk demo/real/recording.mp4 --output demo/real --side-by-side
 
+live: setup ## open a page to look into the camera and talk (CHECKPOINT=..., SERVE="--max-sessions 2 ...")
+	$(BIN)/wan-streamer serve $(CHECKPOINT) $(SERVE)
+
 eval: setup-world ## score card of the bundled checkpoint, closed loop on unseen users; writes runs/score/ (CHECKPOINT=...)
 	$(BIN)/python examples/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out runs/world
 	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --out runs/score $(EVAL)
+
+bench: setup ## every aim as a measured row; writes bench/ (BENCH="core_pass decoders", BENCH=--quick)
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+soak: setup ## an hour of conversation: does the last minute differ from the second? writes bench/
+	$(BIN)/python benchmarks/run.py one_hour
 
 test: setup-world ## every test
 	$(BIN)/python -m pytest -q

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import train_senses
+from causal_codec import CausalAudioEncoder, CausalVideoEncoder
 from causal_vae import CausalAudioVAE, CausalVideoVAE
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import build_dyad
@@ -41,6 +43,19 @@ def train(data, run, stage, max_steps, **options):
         stage=stage, dyads=data, val_dyads=data, run=run, size="smoke", max_steps=max_steps, validate_every=2, **options
     )
     return StreamerModel.from_pretrained(run / "streamer")
+
+
+def test_the_senses_can_be_given_to_the_first_stage(data, tmp_path):
+    for sense, kind in (("ears", CausalAudioEncoder), ("eyes", CausalVideoEncoder)):
+        train_senses.main(train_senses.Sense(sense), tmp_path / sense, data, data, max_steps=2)
+        folder = tmp_path / sense / f"{'audio' if sense == 'ears' else 'video'}_encoder"
+        assert isinstance(kind.from_pretrained(folder), kind)
+    learned = {"audio_encoder": tmp_path / "ears/audio_encoder", "video_encoder": tmp_path / "eyes/video_encoder"}
+    train(data, tmp_path / "stage1", 1, 1, learning_rate=1e-9, **learned)
+    before, after = (
+        CausalAudioEncoder.from_pretrained(run / "audio_encoder") for run in (tmp_path / "ears", tmp_path / "stage1")
+    )
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
 def test_three_stages_follow_each_other(data, tmp_path):

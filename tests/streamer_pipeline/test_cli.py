@@ -15,7 +15,20 @@ from tiny_parts import tiny_pipeline
 from typer.testing import CliRunner
 
 SAMPLES_PER_UNIT, FRAMES_PER_UNIT = 3840, 4
-STAGES = ["encode", "think", "solve", "commit", "decode", "total"]
+STAGES = [
+    "form",
+    "encode",
+    "context",
+    "slots",
+    "send",
+    "solve",
+    "commit",
+    "receive",
+    "decode",
+    "emit",
+    "other",
+    "total",
+]
 SIZE = ["--height", "48", "--width", "96"]
 AGENT = 72, 48  # width and height of the tiny agent's picture
 

@@ -24,6 +24,16 @@ class UnitLayout:
 
     config: StreamerConfig
 
+    def __post_init__(self) -> None:
+        """Compute what is cached now: a graph that is being captured cannot (the cache takes a lock).
+
+        On the CPU, because a model that is being loaded is built on the meta device, where nothing has a value.
+        """
+        with torch.device("cpu"):
+            for name, attribute in vars(type(self)).items():
+                if isinstance(attribute, cached_property):
+                    getattr(self, name)
+
     @cached_property
     def counts(self) -> dict[str, int]:
         """Tokens per unit of each stream, in order."""

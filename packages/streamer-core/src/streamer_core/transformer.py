@@ -20,7 +20,8 @@ from .config import StreamerConfig
 
 @dataclass(frozen=True)
 class AttentionBlock:
-    """Consecutive query rows that attend to some keys only: `mask` (B or 1, 1, T of the rows, S of the keys), added.
+    """Consecutive query rows that attend to some keys only: `mask` (B or 1, 1, groups * T of the rows, S of the keys),
+    added, once for each query head of a group, as `Attention` folds them.
 
     `keys` None is all keys in order. A pass without blocks worth separating is one block.
     """
@@ -30,7 +31,9 @@ class AttentionBlock:
     mask: Tensor
 
 
-def attention_blocks(mask: Tensor, row_counts: list[int], dtype: torch.dtype) -> list[AttentionBlock]:
+def attention_blocks(
+    mask: Tensor, row_counts: list[int], dtype: torch.dtype, num_groups: int = 1
+) -> list[AttentionBlock]:
     """Split a boolean mask (B or 1, T, S) by rows and drop, block by block, the keys that none of its rows sees.
 
     The result is the same as that of the whole mask; a windowed, causal sequence costs a fraction of it.
@@ -39,9 +42,9 @@ def attention_blocks(mask: Tensor, row_counts: list[int], dtype: torch.dtype) ->
     for rows in mask.split(row_counts, dim=1):
         keys = rows.any(dim=1).any(dim=0).nonzero()[:, 0] if len(row_counts) > 1 else None
         seen = rows if keys is None else rows[:, :, keys]
-        # Numbers to add, made once: a boolean mask would be converted anew in every layer.
+        # Numbers to add, made and repeated once: a boolean mask would be converted anew in every layer.
         added = torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill_(~seen, float("-inf"))
-        blocks.append(AttentionBlock(rows.shape[1], keys, added[:, None]))
+        blocks.append(AttentionBlock(rows.shape[1], keys, added.repeat(1, num_groups, 1)[:, None]))
     return blocks
 
 
@@ -129,8 +132,7 @@ class Attention(nn.Module):
             seen = (key, value) if block.keys is None else (key[:, :, block.keys], value[:, :, block.keys])
             # Query heads of a group share their keys: fold them into rows, one larger product instead of several.
             folded = rows.unflatten(1, (-1, self.num_groups)).flatten(2, 3)  # (B, H, groups * T, D)
-            mask = block.mask.repeat(1, 1, self.num_groups, 1) if self.num_groups > 1 else block.mask
-            y = attend(folded, *seen, mask)
+            y = attend(folded, *seen, block.mask)
             outputs.append(y.unflatten(2, (self.num_groups, -1)).permute(0, 3, 1, 2, 4).flatten(2))
         return self.o_proj(torch.cat(outputs, dim=1))
 
@@ -168,6 +170,7 @@ class StreamerTransformer(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config)
+        self.num_groups = config.num_attention_heads // config.num_key_value_heads
         self.gradient_checkpointing = False
 
     def forward(
@@ -188,7 +191,7 @@ class StreamerTransformer(nn.Module):
             row_counts: how to cut a long sequence's rows into blocks that need few keys each; default one block.
         """
         rotary = self.rotary_emb(positions)
-        blocks = attention_blocks(mask, row_counts or [mask.shape[1]], embeddings.dtype)
+        blocks = attention_blocks(mask, row_counts or [mask.shape[1]], embeddings.dtype, self.num_groups)
         x = embeddings
         for index, layer in enumerate(self.layers):
             layer_cache = None if cache is None else (cache[0][:, index], cache[1][:, index], cache[2])

@@ -1,13 +1,16 @@
 """Full-duplex audio-visual conversation in units of 160 ms: thinker, performer, sessions and the pipeline."""
 
+from .channel import Channel, ChannelClosed, DistributedChannel, Parcel, ProcessChannel, ThreadChannel
 from .dyads import StoredDyad, read_dyads, read_world
-from .ledger import LatencyLedger
+from .ledger import LatencyLedger, Span, StopWatch, UnitTiming
 from .media import RecordingError, RecordingReader, RecordingWriter, side_by_side
 from .performer import Performer
 from .pipeline import StreamerPipeline, StreamerPipelineOutput, bundled_checkpoint, split_units
-from .session import SessionOptions, StreamerSession, step_sessions, unit_noise
+from .realtime import MonotonicClock, RealTimeSession, RealTimeStatistics
+from .session import SessionOptions, StreamerSession, step_sessions
+from .split import SplitSession, message_nbytes, perform, split_over_processes, split_over_threads
 from .subtitles import captions, write_srt
-from .thinker import Thinker, Thought
+from .thinker import Thinker
 from .units import (
     FRAME_RATE,
     FRAMES_PER_UNIT,
@@ -27,27 +30,42 @@ __all__ = [
     "SAMPLE_RATE",
     "UNIT_MS",
     "AgentUnit",
+    "Channel",
+    "ChannelClosed",
+    "DistributedChannel",
     "LatencyLedger",
+    "MonotonicClock",
+    "Parcel",
     "Performer",
+    "ProcessChannel",
+    "RealTimeSession",
+    "RealTimeStatistics",
     "RecordingError",
     "RecordingReader",
     "RecordingWriter",
     "SessionOptions",
+    "Span",
+    "SplitSession",
+    "StopWatch",
     "StoredDyad",
     "StreamerPipeline",
     "StreamerPipelineOutput",
     "StreamerSession",
     "Thinker",
-    "Thought",
+    "ThreadChannel",
     "UnitBuffer",
+    "UnitTiming",
     "UserUnit",
     "bundled_checkpoint",
     "captions",
+    "message_nbytes",
+    "perform",
     "read_dyads",
     "read_world",
     "side_by_side",
+    "split_over_processes",
+    "split_over_threads",
     "split_units",
     "step_sessions",
-    "unit_noise",
     "write_srt",
 ]

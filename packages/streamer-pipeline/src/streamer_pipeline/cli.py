@@ -138,7 +138,7 @@ def _at_height(user: UserUnit, height: int) -> UserUnit:
 
 def _summarise(ledger: LatencyLedger, played: list[AgentUnit], output: Path) -> None:
     percentiles = ledger.percentiles()
-    late = sum(unit["total"] > UNIT_MS for unit in ledger.units[1:])
+    late = ledger.missed()
     said = " ".join("".join(unit.text for unit in played).split())
     console.print(f"the agent said: {escape(said) or '(nothing)'}", highlight=False, soft_wrap=True)
     console.print(
@@ -193,3 +193,75 @@ def evaluate(
         command.evaluate(checkpoint, dataset, split, options, out, teacher, teacher_steps, console)
     except (ValueError, OSError) as error:
         raise _fail(error) from error
+
+
+@app.command()
+def serve(
+    checkpoint: Annotated[str, typer.Argument(help="folder, hub id, or the bundled checkpoint's name")] = BUNDLED,
+    host: Annotated[str, typer.Option(help="address to listen on; any but loopback needs a token")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    max_sessions: Annotated[int, typer.Option(min=1, help="conversations at once, if speed and memory allow")] = 1,
+    memory: Annotated[float, typer.Option(min=0, help="GiB that all conversations may take")] = 4.0,
+    token: Annotated[str | None, typer.Option(help="what clients must send; made up if one is needed")] = None,
+    origin: Annotated[list[str] | None, typer.Option(help="origin of other pages that may call")] = None,
+    record: Annotated[Path | None, typer.Option(help="folder for conversations whose user consents")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="solver steps; default the checkpoint's own")] = None,
+    seed: Annotated[int, typer.Option(help="of all noise")] = 0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="length of a conversation")] = 30.0,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file, for HTTPS", exists=True)] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key", exists=True)] = None,
+    threads: Threads = 0,
+) -> None:
+    """Open a page to talk to the agent live, by camera and microphone.
+
+    Needs the extra `serve` of wan-streamer-pipeline.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        from .serve import command
+    except ImportError as error:
+        raise _fail(ImportError(f'{error}; pip install "wan-streamer-pipeline[serve]"')) from error
+    options = {
+        "host": host,
+        "port": port,
+        "max_sessions": max_sessions,
+        "memory_gib": memory,
+        "token": token,
+        "origins": tuple(origin or ()),
+        "record": record,
+        "num_inference_steps": steps,
+        "seed": seed,
+        "max_seconds": 60 * minutes,
+    }
+    try:
+        command.serve(checkpoint, options, certificate, key, console)
+    except (ValueError, OSError) as error:
+        raise _fail(error) from error
+
+
+@app.command()
+def certify(
+    path_or_id: Annotated[str, typer.Argument(help="folder or hub id of a part or a whole pipeline")] = BUNDLED,
+    out: Annotated[Path, typer.Option(help="file for all certificates")] = Path("certificate.json"),
+    height: Annotated[int, typer.Option(min=2, help="of the pictures that parts are examined on")] = 96,
+    width: Annotated[int, typer.Option(min=2, help="of the pictures that parts are examined on")] = 144,
+    package: Annotated[str | None, typer.Option(help="package that defines a stranger's class; imported first")] = None,
+    threads: Threads = 0,
+) -> None:
+    """Examine every streaming part under the laws of the contract; exit with 1 if one is broken."""
+    from .certification import certificate_table, certify_checkpoint
+
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        certificates = certify_checkpoint(path_or_id, (height, width), package)
+    except (ValueError, OSError, ImportError) as error:
+        raise _fail(error) from error
+    out.write_text(json.dumps({name: json.loads(c.to_json()) for name, c in certificates.items()}, indent=2) + "\n")
+    for name, certificate in certificates.items():
+        console.print(certificate_table(name, certificate))
+    broken = [f"{name}: {', '.join(sorted(c.broken))}" for name, c in certificates.items() if not c.passed]
+    console.print(f"written to {escape(str(out))}", highlight=False, soft_wrap=True)
+    if broken:
+        raise _fail(ValueError("the contract is broken. " + "; ".join(broken)))

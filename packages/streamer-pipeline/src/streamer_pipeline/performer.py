@@ -6,7 +6,7 @@ whose K/V is exact because its history is exactly context <= k and responses < k
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from causal_vae import State
@@ -25,8 +25,15 @@ class Solver(Protocol):
 class Performer:
     """Denoises audio and video of one unit together and commits them."""
 
+    stages = ("velocity", "commit")
+
     def __init__(self, streamer: StreamerModel, solver: Solver) -> None:
         self.streamer, self.layout, self.solver = streamer, streamer.layout, solver
+
+    def compile(self, **options: Any) -> None:
+        """Compile each stage as one graph with `torch.compile`'s options. Shapes are static: one per session size."""
+        for name in self.stages:
+            setattr(self, name, torch.compile(getattr(self, name), fullgraph=True, dynamic=False, **options))
 
     def start(self, prompt_tail: Tensor, kv_layout: KVLayout) -> State:
         """State of new sessions from the prompt's K/V (B, 2, L, H, P, D), as `Thinker.start` returned it."""
@@ -42,12 +49,16 @@ class Performer:
         append_tail(state, kv_layout.slots(state["unit"], self.layout.context), context_tail)
 
         def velocity(latents: Latents, sigma: Tensor) -> Latents:
-            embedded = self.streamer.embed_response(latents["audio"], latents["video"], sigma)
-            hidden = self.streamer.step(embedded, state, kv_layout, self.layout.response)
-            velocities = self.streamer.velocities(hidden, latents["audio"], latents["video"], sigma)
-            return dict(zip(("audio", "video"), velocities, strict=True))
+            return self.velocity(latents, sigma, state, kv_layout)
 
         return self.solver.solve(velocity, noise, num_steps)
+
+    def velocity(self, latents: Latents, sigma: Tensor, state: State, kv_layout: KVLayout) -> Latents:
+        """One pass over the noisy latents of this unit at noise level sigma (B,): their velocities."""
+        embedded = self.streamer.embed_response(latents["audio"], latents["video"], sigma)
+        hidden = self.streamer.step(embedded, state, kv_layout, self.layout.response)
+        velocities = self.streamer.velocities(hidden, latents["audio"], latents["video"], sigma)
+        return dict(zip(("audio", "video"), velocities, strict=True))
 
     def commit(self, latents: Latents, state: State, kv_layout: KVLayout) -> Tensor:
         """One clean pass (sigma = 0) over y_k; its K/V is history from now on, and the tail goes to the thinker."""

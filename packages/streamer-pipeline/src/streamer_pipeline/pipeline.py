@@ -18,15 +18,16 @@ import causal_codec  # noqa: F401  (loading refuses classes of packages that are
 import causal_vae  # noqa: F401
 import streamer_core  # noqa: F401
 import torch
-from causal_vae import State, StreamingModule
+from causal_vae import State, StreamingModule, state_nbytes
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HFValidationError
-from streamer_core import KVLayout, StreamerTokenizer
+from streamer_core import KVLayout, StreamerTokenizer, init_kv_state
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .cycle import make_room
 from .media import RecordingReader
 from .performer import Performer
 from .session import SessionOptions, StreamerSession
@@ -88,6 +89,7 @@ class StreamerPipeline(DiffusionPipeline):
             video_decoder=video_decoder,
         )
         self.register_to_config(prompt=prompt, num_inference_steps=num_inference_steps)
+        self._compiled: tuple[Thinker, Performer] | None = None
         for name, module in self.components.items():
             if isinstance(module, torch.nn.Module):
                 module.eval()
@@ -118,13 +120,32 @@ class StreamerPipeline(DiffusionPipeline):
 
     @property
     def thinker(self) -> Thinker:
+        if self._compiled is not None:
+            return self._compiled[0]
         return Thinker(
             self.streamer, self.audio_encoder, self.video_encoder, self._renderer("audio"), self._renderer("video")
         )
 
     @property
     def performer(self) -> Performer:
+        if self._compiled is not None:
+            return self._compiled[1]
         return Performer(self.streamer, self.scheduler)
+
+    def compile_stages(self, **options: Any) -> None:
+        """Compile every stage of the cycle as one graph, for all sessions from now on; the first unit then takes long.
+
+        It pays on GPUs, where mode="reduce-overhead" also captures CUDA graphs (not verified). On CPU our small passes
+        gain nothing. Parts that are replaced later are not noticed: call it again.
+
+        Args:
+            options: of `torch.compile`, for example mode or backend.
+        """
+        self._compiled = None
+        thinker, performer = self.thinker, self.performer
+        for side in (thinker, performer):
+            side.compile(**options)
+        self._compiled = thinker, performer
 
     def _renderer(self, name: str) -> Renderer:
         decoder: StreamingModule | None = getattr(self, f"{name}_decoder")
@@ -165,6 +186,27 @@ class StreamerPipeline(DiffusionPipeline):
     def kv_layout(self, prompt_capacity: int = 64, capacity_units: int = 64) -> KVLayout:
         """Geometry of a session's history under the checkpoint's windows; `.nbytes()` says what it will take."""
         return KVLayout.for_policy(self.streamer.config, prompt_capacity, capacity_units)
+
+    @torch.inference_mode()
+    def session_nbytes(
+        self,
+        prompt: str | None = None,
+        height: int = HEIGHT,
+        width: int = WIDTH,
+        capacity_units: int = 64,
+        num_units: int = 0,
+    ) -> int:
+        """Bytes that a session opened with these arguments holds after `num_units` units, before it is opened.
+
+        Both sides' keys and values and the states of encoders and decoders: what `StreamerSession.nbytes()` measures.
+        Under windows it is the same for every `num_units`.
+        """
+        prompt = self.config.prompt if prompt is None else prompt
+        kv_layout = self.kv_layout(max(64, len(self.tokenizer.encode_words(prompt))), capacity_units)
+        kv = init_kv_state(kv_layout, 1, "meta", self.streamer.dtype)
+        while (limit := kv_layout.max_units()) is not None and num_units > limit:
+            kv, kv_layout = make_room(kv, kv_layout, num_units - 1)
+        return 2 * state_nbytes(kv) + state_nbytes(self.thinker.media_state(1, (height, width)))
 
     def __call__(
         self,

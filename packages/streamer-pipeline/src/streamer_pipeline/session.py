@@ -1,7 +1,6 @@
 """One conversation: everything that changes while it lasts, in one state that can be saved, loaded and forked.
 
-Randomness is a function of (seed, unit), so a session's noise needs no generator state and both sides of a split
-pipeline can draw it on their own.
+Randomness is a function of (seed, unit), so a session's noise needs no generator state.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from causal_vae import (
 )
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from streamer_core import KVLayout, StreamerConfig, advance, grow
-from torch import Tensor
+from streamer_core import KVLayout, grow
 
-from .ledger import LatencyLedger
+from .cycle import Answer, InTurn, PerformerSide, ThinkerSide, UserInput, language_noise
+from .ledger import LatencyLedger, StopWatch, UnitTiming
 from .units import FRAMES_PER_UNIT, AgentUnit, UserUnit
 
 if TYPE_CHECKING:
@@ -49,16 +48,6 @@ class SessionOptions:
     temperature: float
     height: int
     width: int
-
-
-def unit_noise(config: StreamerConfig, seed: int, unit: int) -> dict[str, Tensor]:
-    """The noise of one unit: "audio" and "video" latents (1, tokens, dim), "gumbel" (1, slots, V). Always the same."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + unit) % 2**63)
-    c = config
-    audio = torch.randn(1, c.agent_audio_tokens, c.audio_token_dim, generator=generator)
-    video = torch.randn(1, c.agent_video_tokens, c.video_token_dim, generator=generator)
-    uniform = torch.rand(1, 1 + c.agent_text_slots, c.vocab_size, generator=generator).clamp(min=1e-20)
-    return {"audio": audio, "video": video, "gumbel": -torch.log((-torch.log(uniform)).clamp(min=1e-20))}
 
 
 class StreamerSession:
@@ -159,17 +148,28 @@ class StreamerSession:
         slots, self.pending_text = self.pending_text[: c.user_text_slots], self.pending_text[c.user_text_slots :]
         return slots + [c.pad_token_id] * (c.user_text_slots - len(slots))
 
-    def make_room(self) -> None:
-        """Double the rings of a full history before they would wrap; windows never need it."""
-        limit = self.kv_layout.max_units()
-        if limit is None or self.num_units < limit:
-            return
-        thinker = self.state["thinker"]
-        doubled = 2 * self.kv_layout.context_units, 2 * self.kv_layout.response_units
-        kv, larger = grow(thinker["kv"], self.kv_layout, *doubled)
-        performer, _ = grow(self.state["performer"], self.kv_layout, *doubled)
-        self.state = {"thinker": {**thinker, "kv": kv}, "performer": performer}
-        self.kv_layout = larger
+    def user_input(self, unit: UserUnit) -> UserInput:
+        """A unit as the thinker takes it in, a batch of one."""
+        config, device, o = self.pipeline.streamer.config, self.pipeline.device, self.options
+        text_ids = torch.tensor([self.take_text(unit.text)], device=device, dtype=torch.int64)
+        gumbel = None
+        if o.temperature > 0:
+            gumbel = o.temperature * language_noise(config, o.seed, self.num_units).to(device)
+        return UserInput(text_ids, unit.audio[None].to(device), unit.video[None].to(device), gumbel)
+
+    def check(self, unit: UserUnit) -> None:
+        """Raise ValueError unless the unit's picture has the size that this session was opened for."""
+        expected = (3, FRAMES_PER_UNIT, self.options.height, self.options.width)
+        if tuple(unit.video.shape) != expected:
+            raise ValueError(f"this session was opened for video of shape {expected}; got {tuple(unit.video.shape)}")
+
+    def agent_unit(self, answer: Answer, row: int = 0) -> AgentUnit:
+        """One row of the cycle's answer as a unit. Its latency is complete only when the ledger has it."""
+        config, tokenizer = self.pipeline.streamer.config, self.pipeline.tokenizer
+        name = config.state_names[config.state_token_ids.index(int(answer.state_ids[row]))]
+        words = (token for token in answer.text_ids[row].tolist() if token != config.pad_token_id)
+        text, index = tokenizer.decode_slots(words), int(answer.unit[row])
+        return AgentUnit(answer.audio[row].cpu(), answer.video[row].cpu(), text, name, index)
 
 
 @torch.inference_mode()
@@ -179,70 +179,50 @@ def step_sessions(sessions: list[StreamerSession], units: list[UserUnit]) -> lis
     Raises:
         ValueError: the sessions differ in pipeline, solver steps or picture size, or a unit does not fit its session.
     """
+    watch, timing = StopWatch(), UnitTiming(sessions[0].num_units)
     _check_batch(sessions, units)
-    pipeline, options = sessions[0].pipeline, sessions[0].options
-    for session in sessions:
-        session.make_room()
     _align_rings(sessions)
-    kv_layout, config = sessions[0].kv_layout, pipeline.streamer.config
-    ledger = LatencyLedger()
-    with ledger.unit() as spans:
-        states = [session.state for session in sessions]
-        state = states[0] if len(states) == 1 else stack_states(states)
-        noise = [unit_noise(config, s.options.seed, s.num_units) for s in sessions]
-        noise = {name: torch.cat([n[name] for n in noise]).to(pipeline.device) for name in noise[0]}
-        temperature = torch.tensor([s.options.temperature for s in sessions], device=pipeline.device)
-        gumbel = noise.pop("gumbel") * temperature[:, None, None] if bool((temperature > 0).any()) else None
-        text_ids = [s.take_text(u.text) for s, u in zip(sessions, units, strict=True)]
-        text_ids = torch.tensor(text_ids, device=pipeline.device, dtype=torch.int64).view(len(sessions), -1)
-        audio = torch.stack([u.audio for u in units]).to(pipeline.device)
-        video = torch.stack([u.video for u in units]).to(pipeline.device)
-        thought, media, state = _run_unit(
-            pipeline, text_ids, audio, video, {**noise, "gumbel": gumbel}, state, kv_layout, options.num_steps, spans
+    first = sessions[0]
+    states = [session.state for session in sessions]
+    state = states[0] if len(states) == 1 else stack_states(states)
+    user = _stack_inputs([session.user_input(unit) for session, unit in zip(sessions, units, strict=True)])
+    seeds = [session.options.seed for session in sessions]
+    performing = PerformerSide(
+        first.pipeline.performer, state["performer"], first.kv_layout, seeds, first.options.num_steps, watch
+    )
+    thinking = ThinkerSide(first.pipeline.thinker, state["thinker"], first.kv_layout, InTurn(performing), watch)
+    thinking.submit(user, timing)
+    answer = thinking.collect()
+    state = {"thinker": thinking.state, "performer": performing.state}
+    answers = []
+    for row, session in enumerate(sessions):
+        answers.append(session.agent_unit(answer, row))
+        session.state, session.kv_layout = (
+            (state if len(sessions) == 1 else index_state(state, row)),
+            thinking.kv_layout,
         )
-    return [_deliver(session, thought, media, state, row, len(sessions), spans) for row, session in enumerate(sessions)]
+    watch.lap(timing, "emit")
+    for session, unit in zip(sessions, answers, strict=True):
+        session.ledger.add(replace(timing, index=unit.index))
+    return [replace(unit, latency=timing.durations) for unit in answers]
 
 
-def _run_unit(pipeline, text_ids, audio, video, noise, state, kv_layout, num_steps, spans):
-    """Thinker and performer in turn (DESIGN section 6, cycle k), for a batch of sessions."""
-    thinker, performer, span = pipeline.thinker, pipeline.performer, LatencyLedger.span
-    thinking, performing = state["thinker"], state["performer"]
-    with span(spans, "encode"):
-        audio_tokens, video_tokens, thinking = thinker.perceive(audio, video, thinking)
-    with span(spans, "think"):
-        thought = thinker.think(text_ids, audio_tokens, video_tokens, thinking, kv_layout, noise["gumbel"])
-    with span(spans, "solve"):
-        start = {name: noise[name] for name in ("audio", "video")}
-        latents = performer.perform(thought.context_tail, start, performing, kv_layout, num_steps)
-    with span(spans, "commit"):
-        tail = performer.commit(latents, performing, kv_layout)
-        thinker.receive(tail, performing["unit"], thinking, kv_layout)
-    with span(spans, "decode"):
-        *media, thinking = thinker.render(latents, thinking)
-    thinking = {**thinking, "kv": advance(thinking["kv"])}
-    return thought, media, {"thinker": thinking, "performer": advance(performing)}
-
-
-def _deliver(session, thought, media, state, row, num_sessions, spans) -> AgentUnit:
-    """Hand one row of a batch's results to its session and wrap it as a unit."""
-    index = session.num_units
-    session.state = state if num_sessions == 1 else index_state(state, row)
-    config, tokenizer = session.pipeline.streamer.config, session.pipeline.tokenizer
-    name = config.state_names[config.state_token_ids.index(int(thought.state_ids[row]))]
-    text = tokenizer.decode_slots(token for token in thought.text_ids[row].tolist() if token != config.pad_token_id)
-    session.ledger.units.append(dict(spans))
-    return AgentUnit(media[0][row].cpu(), media[1][row].cpu(), text, name, index, dict(spans))
+def _stack_inputs(inputs: list[UserInput]) -> UserInput:
+    """Batches of one as one batch. Who does not sample adds nothing to the logits."""
+    text_ids, audio, video, gumbels = zip(*inputs, strict=True)
+    drawn = next((gumbel for gumbel in gumbels if gumbel is not None), None)
+    if drawn is not None:
+        drawn = torch.cat([torch.zeros_like(drawn) if gumbel is None else gumbel for gumbel in gumbels])
+    return UserInput(torch.cat(text_ids), torch.cat(audio), torch.cat(video), drawn)
 
 
 def _check_batch(sessions: list[StreamerSession], units: list[UserUnit]) -> None:
     first = sessions[0]
     for session, unit in zip(sessions, units, strict=True):
-        o = session.options
-        expected = (3, FRAMES_PER_UNIT, o.height, o.width)
-        if tuple(unit.video.shape) != expected:
-            raise ValueError(f"this session was opened for video of shape {expected}; got {tuple(unit.video.shape)}")
+        session.check(unit)
         if session.pipeline is not first.pipeline:
             raise ValueError("sessions of different pipelines cannot share a batch")
+        o = session.options
         if (o.num_steps, o.height, o.width) != (first.options.num_steps, first.options.height, first.options.width):
             raise ValueError("sessions of one batch need the same num_steps and the same picture size")
     if len({id(session) for session in sessions}) != len(sessions):

@@ -1,0 +1,358 @@
+// The page of the live server: one conversation at a time, over WebRTC.
+
+const PING_MS = 1000;
+const PLOT_SECONDS = 60;
+const RETRY_MS = [1000, 2000, 4000];
+const PAUSE_UNITS = 8; // units without a word after which the agent's next word begins a new line
+const STATES = { off: "Not connected", connecting: "Connecting…", listen: "Listening", speak: "Speaking" };
+
+const INVITATION = "Look into the camera and talk. To interrupt, just speak.";
+
+const $ = (id) => document.getElementById(id);
+const token = new URLSearchParams(location.hash.slice(1)).get("token");
+const samples = []; // one a second: { model, network, buffer } in ms
+
+export let call = null;
+let retries = 0;
+
+class CallError extends Error {}
+
+class Call {
+  constructor(stream) {
+    this.stream = stream;
+    this.model = [];
+    this.network = null;
+    this.pings = new Map();
+    this.numPings = 0;
+    this.buffered = null;
+    this.silentUnits = 0;
+    this.line = null;
+    this.ended = false;
+    this.connection = new RTCPeerConnection({ iceServers: [] });
+  }
+
+  async connect() {
+    const connection = this.connection;
+    const incoming = new MediaStream();
+    $("agent").srcObject = incoming;
+    connection.ontrack = (event) => incoming.addTrack(event.track);
+    connection.onconnectionstatechange = () => this.changed(connection.connectionState);
+    for (const kind of ["audio", "video"]) {
+      const track = this.stream.getTracks().find((each) => each.kind === kind);
+      if (track) connection.addTrack(track, this.stream);
+      else connection.addTransceiver(kind, { direction: "recvonly" });
+    }
+    this.channel = connection.createDataChannel("talk");
+    this.channel.onmessage = (event) => this.heard(JSON.parse(event.data));
+
+    await connection.setLocalDescription(await connection.createOffer());
+    await gathered(connection);
+    const answer = await post("/offer", {
+      sdp: connection.localDescription.sdp,
+      type: "offer",
+      consent: $("consent-box").checked,
+    });
+    if (this.ended) return;
+    await connection.setRemoteDescription(answer);
+    this.timer = setInterval(() => this.measure(), PING_MS);
+  }
+
+  changed(state) {
+    if (this.ended) return;
+    if (state === "connected") {
+      retries = 0;
+      show("listen");
+    } else if (state === "failed" || state === "closed") {
+      lost(this);
+    } else if (state === "disconnected") {
+      show("connecting");
+    }
+  }
+
+  heard(message) {
+    if (message.type === "unit") this.unit(message);
+    else if (message.type === "pong") this.pong(message.id);
+    else if (message.type === "error") say(message.message);
+    else if (message.type === "hello") $("recording").hidden = !message.recording;
+    else if (message.type === "bye") hangUp(`The server ended the conversation: ${message.message}.`);
+  }
+
+  unit(message) {
+    show(message.state === "speak" ? "speak" : "listen");
+    if (message.reply_ms) this.model.push(message.reply_ms);
+    if (!message.text) {
+      this.silentUnits += 1;
+      return;
+    }
+    if (!this.line || this.silentUnits >= PAUSE_UNITS) this.line = addLine("Agent", "agent");
+    this.silentUnits = 0;
+    this.line.append(message.text);
+    scrollToEnd();
+  }
+
+  type(text) {
+    this.channel.send(JSON.stringify({ type: "text", text }));
+    addLine("You", "you").append(text);
+    this.line = null;
+    scrollToEnd();
+  }
+
+  pong(id) {
+    if (!this.pings.has(id)) return;
+    this.network = performance.now() - this.pings.get(id);
+    this.pings.delete(id);
+  }
+
+  async measure() {
+    if (this.channel.readyState === "open") {
+      this.pings.delete(this.numPings - 10); // whose answer is not waited for any longer
+      this.pings.set(++this.numPings, performance.now());
+      this.channel.send(JSON.stringify({ type: "ping", id: this.numPings }));
+    }
+    const buffer = await this.bufferDelay();
+    if (this.ended || !this.model.length) return;
+    const model = this.model.reduce((sum, each) => sum + each, 0) / this.model.length;
+    this.model = [];
+    samples.push({ model, network: this.network ?? 0, buffer: buffer ?? 0 });
+    if (samples.length > PLOT_SECONDS) samples.shift();
+    showLatency();
+  }
+
+  // Milliseconds that sound waited in the jitter buffer during the last second.
+  async bufferDelay() {
+    for (const report of (await this.connection.getStats()).values()) {
+      if (report.type !== "inbound-rtp" || report.kind !== "audio") continue;
+      const now = { delay: report.jitterBufferDelay, count: report.jitterBufferEmittedCount };
+      const before = this.buffered ?? { delay: 0, count: 0 };
+      this.buffered = now;
+      if (now.count > before.count) return (1000 * (now.delay - before.delay)) / (now.count - before.count);
+    }
+    return null;
+  }
+
+  end() {
+    this.ended = true;
+    clearInterval(this.timer);
+    this.connection.close();
+  }
+}
+
+async function gathered(connection) {
+  if (connection.iceGatheringState === "complete") return;
+  await new Promise((resolve) => {
+    const timer = setTimeout(resolve, 2000);
+    connection.onicegatheringstatechange = () => {
+      if (connection.iceGatheringState !== "complete") return;
+      clearTimeout(timer);
+      resolve();
+    };
+  });
+}
+
+async function post(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  if (token) headers.Authorization = `Bearer ${token}`;
+  let response;
+  try {
+    response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+  } catch {
+    throw new CallError("The server cannot be reached. Is it still running?");
+  }
+  if (response.ok) return response.json();
+  const reason = await response.json().then((json) => json.detail, () => response.statusText);
+  const error = new CallError(sentence(typeof reason === "string" ? reason : "The server did not understand the offer"));
+  error.isFull = response.status === 503;
+  throw error;
+}
+
+// Microphone and camera; without a camera the conversation is by voice alone.
+async function openDevices() {
+  if (!navigator.mediaDevices) {
+    throw new CallError("The browser gives camera and microphone only to pages on localhost or by HTTPS.");
+  }
+  const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+  const video = { width: { ideal: 640 }, height: { ideal: 360 }, frameRate: { ideal: 25 }, facingMode: "user" };
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio, video });
+  } catch (error) {
+    if (error.name === "NotAllowedError") {
+      throw new CallError("Camera and microphone were refused. Allow them for this page, then connect again.");
+    }
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia({ audio });
+      say("No camera can be used: the agent hears you but does not see you.");
+      return stream;
+    } catch (second) {
+      const what = second.name === "NotFoundError" ? "No microphone was found" : "The microphone cannot be opened";
+      throw new CallError(`${what}. Connect one, or close the program that uses it, then connect again.`);
+    }
+  }
+}
+
+async function start({ isRetry = false } = {}) {
+  if (call && !isRetry) return;
+  show("connecting");
+  if (!isRetry) say("");
+  const stream = call?.stream ?? (await openDevices().catch(failed));
+  if (!stream) return;
+  const next = new Call(stream);
+  call = next;
+  showDevices();
+  await next.connect().catch((error) => {
+    if (call !== next) return;
+    if (isRetry && retries < RETRY_MS.length) lost(next);
+    else failed(error);
+  });
+}
+
+function failed(error) {
+  hangUp(error instanceof CallError ? error.message : `Connecting failed: ${error.message}`);
+}
+
+function lost(old) {
+  old.end();
+  if (retries < RETRY_MS.length) {
+    say("The connection was lost. Trying again…");
+    show("connecting");
+    setTimeout(() => call === old && start({ isRetry: true }).then(() => say("")), RETRY_MS[retries++]);
+  } else {
+    hangUp("The connection was lost. Check the network, then connect again.");
+  }
+}
+
+function hangUp(reason = "") {
+  if (call) {
+    call.end();
+    for (const track of call.stream.getTracks()) track.stop();
+  }
+  call = null;
+  retries = 0;
+  $("agent").srcObject = null;
+  $("recording").hidden = true;
+  show("off");
+  showDevices();
+  say(reason);
+}
+
+function toggle(kind, button, words) {
+  const track = call?.stream.getTracks().find((each) => each.kind === kind);
+  if (!track) return;
+  track.enabled = !track.enabled;
+  button.setAttribute("aria-pressed", String(!track.enabled));
+  button.textContent = track.enabled ? words.on : words.off;
+  if (kind === "video") $("self").classList.toggle("on", track.enabled);
+}
+
+// ---- what is shown ----
+
+function show(state) {
+  if ($("state").dataset.state !== state) {
+    $("state").dataset.state = state;
+    $("state").textContent = STATES[state];
+  }
+  const isOff = state === "off";
+  $("cover").hidden = !isOff && state !== "connecting";
+  $("cover-text").textContent = isOff ? INVITATION : STATES.connecting;
+  $("connect").textContent = isOff ? "Connect" : "Hang up";
+  $("connect").classList.toggle("live", !isOff);
+  $("consent-box").disabled = !isOff;
+  const canType = state === "listen" || state === "speak";
+  $("text").disabled = $("send").disabled = !canType;
+}
+
+function showDevices() {
+  const tracks = call ? call.stream.getTracks() : [];
+  const has = (kind) => tracks.some((track) => track.kind === kind);
+  $("self").srcObject = call ? call.stream : null;
+  $("self").classList.toggle("on", tracks.some((track) => track.kind === "video" && track.enabled));
+  $("mute").disabled = !has("audio");
+  $("camera").disabled = !has("video");
+  if (call) return;
+  for (const [id, text] of [["mute", "Mute"], ["camera", "Camera off"]]) {
+    $(id).setAttribute("aria-pressed", "false");
+    $(id).textContent = text;
+  }
+}
+
+function say(text) {
+  $("notice").hidden = !text;
+  $("notice").textContent = text;
+}
+
+function sentence(text) {
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+}
+
+function addLine(who, kind) {
+  const line = document.createElement("p");
+  line.className = kind;
+  const name = document.createElement("span");
+  name.className = "who";
+  name.textContent = who;
+  line.append(name);
+  $("words").append(line);
+  while ($("words").children.length > 200) $("words").firstChild.remove();
+  return line;
+}
+
+function scrollToEnd() {
+  $("words").scrollTop = $("words").scrollHeight;
+}
+
+function showLatency() {
+  const last = samples.at(-1);
+  $("model").textContent = Math.round(last.model);
+  $("network").textContent = Math.round(last.network);
+  $("buffer").textContent = Math.round(last.buffer);
+  $("total").textContent = Math.round(last.model + last.network + last.buffer);
+  draw();
+}
+
+// Stacked areas: model, network, buffer.
+function draw() {
+  const canvas = $("plot");
+  const ratio = window.devicePixelRatio || 1;
+  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  canvas.width = width * ratio;
+  canvas.height = height * ratio;
+  const context = canvas.getContext("2d");
+  context.scale(ratio, ratio);
+  const style = getComputedStyle(document.documentElement);
+  const top = Math.max(250, ...samples.map((each) => 1.1 * (each.model + each.network + each.buffer)));
+  const x = (i) => ((i + PLOT_SECONDS - samples.length) / (PLOT_SECONDS - 1)) * width;
+  const base = samples.map(() => 0);
+  for (const name of ["model", "network", "buffer"]) {
+    context.beginPath();
+    samples.forEach((each, i) => context.lineTo(x(i), height - (base[i] / top) * height));
+    samples.forEach((each, i) => (base[i] += each[name]));
+    for (let i = samples.length - 1; i >= 0; i--) context.lineTo(x(i), height - (base[i] / top) * height);
+    context.closePath();
+    context.fillStyle = style.getPropertyValue(`--${name}`);
+    context.fill();
+  }
+  context.fillStyle = context.strokeStyle = style.getPropertyValue("--soft");
+  context.globalAlpha = 0.4;
+  context.strokeRect(0, height - 0.5, width, 0.5);
+  context.globalAlpha = 1;
+  context.font = "11px system-ui, sans-serif";
+  context.fillText(`${Math.round(top)} ms`, 2, 11);
+}
+
+// ---- buttons ----
+
+$("connect").onclick = () => (call || $("state").dataset.state !== "off" ? hangUp() : start());
+$("mute").onclick = () => toggle("audio", $("mute"), { on: "Mute", off: "Unmute" });
+$("camera").onclick = () => toggle("video", $("camera"), { on: "Camera off", off: "Camera on" });
+$("typing").onsubmit = (event) => {
+  event.preventDefault();
+  const text = $("text").value.trim();
+  if (!text || call?.channel.readyState !== "open") return;
+  call.type(text);
+  $("text").value = "";
+};
+window.addEventListener("pagehide", () => call?.end());
+window.addEventListener("resize", () => samples.length && draw());
+
+const about = await fetch("/about").then((response) => response.json(), () => ({}));
+$("consent").hidden = !about.recording;
+if (about.token_needed && !token) say("A token is needed: open the address that the server printed when it started.");

@@ -1,0 +1,290 @@
+"""A conversation whose thinker and performer run beside each other: in threads, processes, or ranks of a group.
+
+The thinker's side is here, with the session's inputs and outputs; the performer's side is `perform`, wherever that
+runs. They exchange one packed tensor each way per unit, and the prompt's K/V once. The stream is, byte for byte, that
+of a single process with as many threads on each side.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+
+import torch
+import torch.multiprocessing as mp
+from streamer_core import KVLayout, StreamerConfig, StreamerModel, read_tail
+from torch import Tensor
+
+from .channel import Channel, ChannelClosed, Parcel, ProcessChannel, ThreadChannel
+from .cycle import PerformerSide, Reply, ThinkerSide
+from .ledger import Span, StopWatch, UnitTiming
+from .performer import Performer, Solver
+from .session import SessionOptions, StreamerSession
+from .units import AgentUnit, UserUnit
+
+_OPENING = ("seed", "num_steps", "prompt_length", "prompt_capacity", "context_units", "response_units")
+
+
+def _tail_shape(config: StreamerConfig, num_tokens: int) -> tuple[int, ...]:
+    """Shape of the K/V of so many tokens of one session."""
+    return 1, 2, config.num_hidden_layers, config.num_key_value_heads, num_tokens, config.head_dim
+
+
+def _tail_parcel(streamer: StreamerModel, num_tokens: int) -> Parcel:
+    return Parcel({"tail": (_tail_shape(streamer.config, num_tokens), streamer.dtype)})
+
+
+def _reply_parcel(streamer: StreamerModel) -> Parcel:
+    """What the performer returns per unit; `times_ms` are the ends of its laps, and the start of the first."""
+    c = streamer.config
+    return Parcel(
+        {
+            "times_ms": ((3,), torch.float64),
+            "tail": (_tail_shape(c, streamer.layout.num_response_tokens), streamer.dtype),
+            "audio": ((1, c.agent_audio_tokens, c.audio_token_dim), streamer.dtype),
+            "video": ((1, c.agent_video_tokens, c.video_token_dim), streamer.dtype),
+        }
+    )
+
+
+_OPENING_PARCEL = Parcel({"numbers": ((len(_OPENING),), torch.int64)})
+
+
+@torch.inference_mode()
+def perform(performer: Performer, channel: Channel, num_threads: int | None = None) -> None:
+    """Be the performer of one conversation, until the thinker closes the channel.
+
+    An error here is told to the thinker, whose next `collect` raises it as ChannelClosed, and is raised here too.
+
+    Args:
+        performer: of the same checkpoint as the thinker.
+        num_threads: CPU threads of this side; None leaves what is set.
+    """
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    try:
+        side = _open_side(performer, channel)
+        streamer = performer.streamer
+        tails, replies = _tail_parcel(streamer, streamer.layout.num_context_tokens), _reply_parcel(streamer)
+        while True:
+            message = channel.receive()
+            side.watch.restart()
+            tail = tails.unpack(message)["tail"].to(streamer.device)
+            channel.send(replies.pack(_reply_tensors(side.reply(tail), streamer.device)))
+    except ChannelClosed:
+        return
+    except BaseException:
+        channel.close(traceback.format_exc())
+        raise
+
+
+def _open_side(performer: Performer, channel: Channel) -> PerformerSide:
+    """Receive what a conversation begins with: its numbers, and the prompt's K/V."""
+    numbers = _OPENING_PARCEL.unpack(channel.receive())["numbers"].tolist()
+    opening = dict(zip(_OPENING, numbers, strict=True))
+    streamer, length = performer.streamer, opening["prompt_length"]
+    kv_layout = KVLayout(
+        streamer.layout, opening["prompt_capacity"], opening["context_units"], opening["response_units"]
+    )
+    prompt_tail = streamer.lm_head.weight.new_zeros(_tail_shape(streamer.config, 0))
+    if length:
+        prompt_tail = _tail_parcel(streamer, length).unpack(channel.receive())["tail"].to(streamer.device)
+    state = performer.start(prompt_tail, kv_layout)
+    return PerformerSide(performer, state, kv_layout, [opening["seed"]], opening["num_steps"], StopWatch())
+
+
+def _reply_tensors(reply: Reply, device: torch.device) -> dict[str, Tensor]:
+    times = [reply.spans[0].start_ms, *(span.end_ms for span in reply.spans)]
+    times_ms = torch.tensor(times, dtype=torch.float64, device=device)
+    return {"times_ms": times_ms, "tail": reply.tail, "audio": reply.audio, "video": reply.video}
+
+
+class _ChannelLink:
+    """The thinker's link to a performer at the other end of a channel."""
+
+    def __init__(self, streamer: StreamerModel, channel: Channel) -> None:
+        self._device, self._channel = streamer.device, channel
+        self._tails = _tail_parcel(streamer, streamer.layout.num_context_tokens)
+        self._replies = _reply_parcel(streamer)
+
+    def send(self, context_tail: Tensor) -> None:
+        self._channel.send(self._tails.pack({"tail": context_tail}))
+
+    def receive(self) -> Reply:
+        parts = self._replies.unpack(self._channel.receive().to(self._device))
+        times = parts["times_ms"].tolist()
+        spans = [Span(name, "performer", *times[i : i + 2]) for i, name in enumerate(("solve", "commit"))]
+        return Reply(parts["audio"], parts["video"], parts["tail"], spans)
+
+
+class SplitSession:
+    """A session whose performer works at the other end of a channel.
+
+        with split_over_processes(pipeline.open_session(seed=0)) as session:
+            for agent_unit in session.run(user_units): ...
+
+    Args:
+        session: just opened; it belongs to this one from now on.
+        channel: `perform` runs at its other end.
+        num_threads: CPU threads of the thinker's side; None leaves what is set.
+        on_close: called when the channel is closed, to end what was started for the performer.
+
+    Raises:
+        ValueError: the session has already lived some units.
+    """
+
+    def __init__(
+        self,
+        session: StreamerSession,
+        channel: Channel,
+        num_threads: int | None = None,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        if session.num_units:
+            raise ValueError(
+                f"a conversation is split before its first unit; this one is {session.num_units} units old"
+            )
+        self._session, self._channel, self._num_threads, self._on_close = session, channel, num_threads, on_close
+        self._watch = StopWatch()
+        thinker = session.pipeline.thinker
+        link = _ChannelLink(thinker.streamer, channel)
+        self._side = ThinkerSide(thinker, session.state["thinker"], session.kv_layout, link, self._watch)
+        self._send_opening(session)
+        session.state = {"thinker": self._side.state}  # the performer's half lives at the other end
+
+    def _send_opening(self, session: StreamerSession) -> None:
+        kv, kv_layout, streamer = session.state["thinker"]["kv"], session.kv_layout, session.pipeline.streamer
+        length = int(kv["prompt_length"][0])
+        rings = kv_layout.prompt_capacity, kv_layout.context_units, kv_layout.response_units
+        numbers = torch.tensor([session.options.seed, session.options.num_steps, length, *rings])
+        self._channel.send(_OPENING_PARCEL.pack({"numbers": numbers}))
+        if length:
+            tail = read_tail(kv, torch.arange(length, device=streamer.device)[None])
+            self._channel.send(_tail_parcel(streamer, length).pack({"tail": tail}))
+
+    @property
+    def options(self) -> SessionOptions:
+        return self._session.options
+
+    @property
+    def ledger(self):
+        """Timings of the latest units, of both sides."""
+        return self._session.ledger
+
+    @property
+    def num_units(self) -> int:
+        """Units that this session has taken in."""
+        return self._session.num_units
+
+    def step(self, unit: UserUnit) -> AgentUnit:
+        """Take in u_k and wait for y_k, as `StreamerSession.step`: nothing overlaps but the two machines' threads.
+
+        Raises:
+            ValueError: the unit's picture has another size than this session was opened for; nothing has changed.
+            RuntimeError: units are in flight; `collect` them first.
+        """
+        if self._side.num_in_flight:
+            raise RuntimeError(f"{self._side.num_in_flight} units are in flight: collect() them before step()")
+        self._watch.restart()
+        self.submit(unit)
+        return self.collect()
+
+    def run(self, units: Iterable[UserUnit | None]) -> Iterator[AgentUnit]:
+        """Answer a stream of units, with thinker and performer at work at the same time (report, figure 2).
+
+        With commit delay 1 the performer solves y_k while the thinker decodes y_{k-1} and takes in u_{k+1}. With 0 the
+        thinker decodes y_{k-1} and encodes u_{k+1} meanwhile. Where `units` gives None nothing is there to take in now,
+        and the unit in flight is finished instead of waiting for the next.
+        """
+        for unit in units:
+            if unit is not None:
+                self._watch.restart()
+                self.submit(unit)
+            if self._side.num_in_flight > 1 or (unit is None and self._side.num_in_flight):
+                yield self.collect()
+        while self._side.num_in_flight:
+            yield self.collect()
+
+    @torch.inference_mode()
+    def submit(self, unit: UserUnit) -> None:
+        """Take in u_k as far as the performer needs it. Every unit is collected once, in order."""
+        session = self._session
+        session.check(unit)
+        if self._num_threads is not None and torch.get_num_threads() != self._num_threads:
+            torch.set_num_threads(self._num_threads)
+        self._side.submit(session.user_input(unit), UnitTiming(session.num_units))
+        session.state, session.kv_layout = {"thinker": self._side.state}, self._side.kv_layout
+
+    @torch.inference_mode()
+    def collect(self) -> AgentUnit:
+        """The answer to the oldest unit in flight; waits for the performer.
+
+        Raises:
+            ChannelClosed: the performer has ended; the message says why.
+        """
+        answer = self._side.collect()
+        unit = self._session.agent_unit(answer)
+        self._watch.lap(answer.timing, "emit")
+        self._session.ledger.add(answer.timing)
+        return replace(unit, latency=answer.timing.durations)
+
+    def close(self) -> None:
+        """End the conversation on both sides."""
+        self._channel.close()
+        self._on_close()
+
+    def __enter__(self) -> SplitSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def split_over_threads(session: StreamerSession, thinker_threads: int = 1, performer_threads: int = 1) -> SplitSession:
+    """Thinker in the thread that calls, performer in one of its own. torch computes outside Python's lock."""
+    here, there = ThreadChannel.pair()
+    worker = threading.Thread(
+        target=_perform_quietly,
+        args=(session.pipeline.performer, there, performer_threads),
+        name="performer",
+        daemon=True,
+    )
+    worker.start()
+    return SplitSession(session, here, thinker_threads, on_close=worker.join)
+
+
+def _perform_quietly(performer: Performer, channel: Channel, num_threads: int) -> None:
+    with suppress(Exception):  # the thinker has been told
+        perform(performer, channel, num_threads)
+
+
+def split_over_processes(
+    session: StreamerSession, thinker_threads: int = 1, performer_threads: int = 1
+) -> SplitSession:
+    """Thinker in this process, performer in a new one that shares the weights' memory. Starting it takes seconds."""
+    pipeline = session.pipeline
+    here, there = ProcessChannel.pair(message_nbytes(session))
+    args = pipeline.streamer, pipeline.scheduler, there, performer_threads
+    worker = mp.get_context("spawn").Process(target=_perform_in_process, args=args, name="performer", daemon=True)
+    worker.start()
+    there.given_away()
+    return SplitSession(session, here, thinker_threads, on_close=worker.join)
+
+
+def _perform_in_process(streamer: StreamerModel, solver: Solver, channel: Channel, num_threads: int) -> None:
+    perform(Performer(streamer, solver), channel, num_threads)
+
+
+def message_nbytes(session: StreamerSession) -> int:
+    """Bytes of the longest message that a session's two sides exchange."""
+    streamer = session.pipeline.streamer
+    length = int(session.state["thinker"]["kv"]["prompt_length"][0])
+    parcels = [_OPENING_PARCEL, _tail_parcel(streamer, length), _reply_parcel(streamer)]
+    parcels.append(_tail_parcel(streamer, streamer.layout.num_context_tokens))
+    return max(parcel.nbytes for parcel in parcels)
