@@ -47,6 +47,7 @@ CASES = {
         (2, 2, 12),
     ),
     "VideoDecoder": (lambda: causal_vae.VideoDecoder(4, 4, (1, 2), 8, 8, 4, 1, (32, 48)), (2, 4, 4, 2, 3)),
+    "WanVideoVAE": (lambda: causal_vae.WanVideoVAE(base_dim=4, dim_mult=(1, 1, 1, 1)), (2, 3, 12, 16, 8)),
     "CausalAudioDecoder": (lambda: causal_codec.CausalAudioDecoder(latent_channels=4, dim=8, depth=1), (2, 4, 5)),
     "CausalAudioEncoder": (lambda: causal_codec.CausalAudioEncoder(audio_config()), (2, 1, 1920 * 5)),
     "CausalVideoDecoder": (lambda: causal_codec.CausalVideoDecoder(**SMALL_VIDEO, depth=1), (2, 4, 4, 2, 3)),

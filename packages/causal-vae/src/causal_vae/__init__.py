@@ -3,6 +3,7 @@
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (pipelines look the base class up here)
 
 from .audio_vae import AudioDecoder, CausalAudioVAE, CausalConvNeXt
+from .certificate import Certificate, certify
 from .distributions import DiagonalGaussian
 from .layers import CausalConv1d, CausalConv3d, CausalConvTranspose1d
 from .loading import CheckedLoading
@@ -23,6 +24,7 @@ from .streaming import (
     unflatten_state,
 )
 from .video_vae import CausalVideoVAE, VideoDecoder
+from .wan_video_vae import WanVideoVAE
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "CausalConvNeXt",
     "CausalConvTranspose1d",
     "CausalVideoVAE",
+    "Certificate",
     "CheckedLoading",
     "DiagonalGaussian",
     "InverseSTFT",
@@ -41,6 +44,8 @@ __all__ = [
     "StreamingModule",
     "StreamingSequential",
     "VideoDecoder",
+    "WanVideoVAE",
+    "certify",
     "clone_state",
     "flatten_state",
     "index_state",

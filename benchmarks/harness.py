@@ -1,0 +1,178 @@
+"""How everything here is measured: ours and theirs in turn, in one run, medians, and the aim beside the number.
+
+A machine that does other work slows both sides of a ratio alike, so ratios are medians over rounds, each of which runs
+every side once. Absolute numbers are those of the machine as it was: `machine_facts` says what else ran.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from streamer_pipeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, StreamerPipeline, StreamerSession, UserUnit
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured, for how long, on how many threads, and where pictures go.
+
+    checkpoint: folder, hub id or name. height, width: of the user's picture. quick: a few rounds, to see that it runs.
+    """
+
+    quick: bool = False
+    num_threads: int = 2
+    folder: Path = ROOT / "bench"
+    checkpoint: str = "wan-streamer-tiny"
+    height: int = 192
+    width: int = 336
+
+    def count(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+    def pipeline(self) -> StreamerPipeline:
+        return StreamerPipeline.from_pretrained(self.checkpoint)
+
+    def session(self, pipeline: StreamerPipeline | None = None, seed: int = 0) -> StreamerSession:
+        """A new conversation with `pipeline`, or with the checkpoint."""
+        return (pipeline or self.pipeline()).open_session(seed=seed, height=self.height, width=self.width)
+
+    def user_units(self, num: int, num_different: int = 8) -> Iterator[UserUnit]:
+        """Noise for a user: the time of a unit does not depend on what is in it."""
+        generator = torch.Generator().manual_seed(0)
+        units = [
+            UserUnit(
+                torch.rand(1, SAMPLES_PER_UNIT, generator=generator) * 0.4 - 0.2,
+                torch.rand(3, FRAMES_PER_UNIT, self.height, self.width, generator=generator) * 2 - 1,
+            )
+            for _ in range(min(num, num_different))
+        ]
+        for index in range(num):
+            yield units[index % num_different]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number and what was wanted of it.
+
+    aim: "<= 160", ">= 1.5", or "" where the number only informs.
+    details: whatever explains the number: medians of both sides, counts, sizes.
+    """
+
+    name: str
+    value: float
+    unit: str
+    aim: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the aim is met; None where there is none. A number that is not one meets nothing."""
+        if not self.aim:
+            return None
+        relation, limit = self.aim.split()
+        return {"<=": self.value <= float(limit), ">=": self.value >= float(limit)}[relation]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"reached": self.reached}
+
+
+def alternate(
+    sides: dict[str, Callable[[], Any]], num_rounds: int, warm_up: int = 3, training: bool = False
+) -> dict[str, np.ndarray]:
+    """Run every side once per round; milliseconds (num_rounds,) by side, without the first `warm_up` rounds.
+
+    Gradients are off unless `training`.
+    """
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    with torch.inference_mode(not training):
+        for _ in range(warm_up + num_rounds):
+            for name, call in sides.items():
+                start = time.perf_counter()
+                call()
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: np.array(values[warm_up:]) for name, values in times.items()}
+
+
+def ratio(slower: np.ndarray, faster: np.ndarray) -> float:
+    """Median over rounds of slower / faster."""
+    return float(np.median(slower / faster))
+
+
+def median(values: np.ndarray) -> float:
+    return round(float(np.median(values)), 3)
+
+
+def count_flops(call: Callable[[], Any]) -> float:
+    """Floating-point operations of a call's matrix products, convolutions and attention (2 per multiply-add)."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu)
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """torch counts its GPU attention kernels only; on a CPU it is two products of the same shapes."""
+    batch, heads, rows, width = query
+    return 2 * batch * heads * rows * key[2] * (width + value[3])
+
+
+@register_flop_formula(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward)
+def _attention_backward_flops(grad: torch.Size, query: torch.Size, key: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """Five products where the forward pass has two: scores again, and a gradient for each of four factors."""
+    batch, heads, rows, width = query
+    return 5 * 2 * batch * heads * rows * key[2] * width
+
+
+def matmul_probe(dtype: torch.dtype = torch.float32, size: int = 1024) -> tuple[Callable[[], Any], float]:
+    """A matrix product that reaches this machine's peak, and its FLOPs: what `alternate` runs beside a candidate."""
+    left, right = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+    return lambda: left @ right, 2.0 * size**3
+
+
+def convolution_probe(channels: int = 96) -> tuple[Callable[[], Any], float]:
+    """A 3 x 3 convolution on a 48 x 84 grid, which oneDNN runs at its best, and its FLOPs."""
+    picture, weight = torch.randn(1, channels, 48, 84), torch.randn(channels, channels, 3, 3)
+    return lambda: F.conv2d(picture, weight, padding=1), 2.0 * 9 * channels**2 * 48 * 84
+
+
+def resident_bytes() -> int:
+    """Physical memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def machine_facts() -> dict[str, Any]:
+    """What the numbers were measured on, and beside what."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    info = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    info = {name.strip(): value.strip() for name, value in info.items()}
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    return {
+        "processor": info.get("model name", platform.processor()),
+        "flags": [flag for flag in wanted if flag in info.get("flags", "").split()],
+        "num_cores": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def peaks(num_rounds: int = 30) -> dict[str, float]:
+    """GFLOP/s of this machine now: the best of `num_rounds` of matrix products and of a convolution."""
+    probes = {"matmul": matmul_probe(), "matmul_bf16": matmul_probe(torch.bfloat16), "convolution": convolution_probe()}
+    times = alternate({name: call for name, (call, _) in probes.items()}, num_rounds)
+    return {name: round(flops / times[name].min() / 1e6, 1) for name, (_, flops) in probes.items()}

@@ -1,0 +1,80 @@
+"""Where the time of a unit goes: each stage beside its floor, and the costliest operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from harness import Row, Setting, alternate, convolution_probe, count_flops, median, ratio
+from rich.console import Console
+from rich.table import Table
+from torch.profiler import ProfilerActivity, profile
+
+
+def stage_calls(setting: Setting) -> dict[str, Callable[[], Any]]:
+    """The stages of a unit in mid-conversation, each as a call that leaves the conversation where it was."""
+    session = setting.session()
+    for unit in setting.user_units(setting.count(60, 5)):
+        session.step(unit)
+    pipeline = session.pipeline
+    thinker, performer, model = pipeline.thinker, pipeline.performer, pipeline.streamer
+    thinking, performing, kv_layout = session.state["thinker"], session.state["performer"], session.kv_layout
+    unit, c = next(setting.user_units(1)), model.config
+    text = torch.full((1, c.user_text_slots), c.pad_token_id)
+    with torch.inference_mode():
+        audio, video, _ = thinker.perceive(unit.audio[None], unit.video[None], thinking)
+        hidden = thinker.hear(text, audio, video, thinking, kv_layout)
+        tail = thinker.context_tail(thinking, kv_layout)
+    latents = {
+        "audio": torch.randn(1, c.agent_audio_tokens, c.audio_token_dim),
+        "video": torch.randn(1, c.agent_video_tokens, c.video_token_dim),
+    }
+    return {
+        "encode audio": lambda: thinker.audio_encoder(unit.audio[None], thinking["audio_encoder"]),
+        "encode video": lambda: thinker.video_encoder(unit.video[None], thinking["video_encoder"]),
+        "context": lambda: thinker.hear(text, audio, video, thinking, kv_layout),
+        "slots": lambda: thinker.speak(hidden, thinking, kv_layout),
+        "solve": lambda: performer.perform(tail, latents, performing, kv_layout, session.options.num_steps),
+        "commit": lambda: performer.commit(latents, performing, kv_layout),
+        "decode": lambda: thinker.render(latents, thinking),
+    }
+
+
+def stages(setting: Setting) -> list[Row]:
+    """Milliseconds of each stage, its FLOPs, and its floor: FLOPs over the convolution peak of the same rounds."""
+    calls = stage_calls(setting)
+    with torch.inference_mode():
+        flops = {name: count_flops(call) for name, call in calls.items()}
+    probe, probe_flops = convolution_probe()
+    times = alternate(calls | {"probe": probe}, setting.count(60, 2), warm_up=setting.count(5, 1))
+    rows = []
+    for name, work in flops.items():
+        peak = probe_flops / median(times["probe"]) / 1e6
+        details = {
+            "gflop": round(work / 1e9, 4),
+            "floor_ms": round(work / peak / 1e6, 3),
+            "share_of_peak": round(ratio(times["probe"] / probe_flops, times[name] / work), 3),
+        }
+        rows.append(Row(f"stage {name}", median(times[name]), "ms", details=details))
+    return rows
+
+
+def print_operators(setting: Setting, num_units: int = 10, num_rows: int = 20) -> None:
+    """The operators that take most of a unit's time, by themselves."""
+    session = setting.session()
+    for unit in setting.user_units(5):
+        session.step(unit)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for unit in setting.user_units(num_units):
+            session.step(unit)
+    table = Table("operator", "ms per unit", "calls per unit", title="operators by their own time (profiler on)")
+    found = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    for event in found[:num_rows]:
+        own, calls = event.self_cpu_time_total / 1000 / num_units, event.count / num_units
+        table.add_row(event.key, f"{own:.2f}", f"{calls:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    print_operators(Setting())

@@ -1,0 +1,310 @@
+"""Where peers stand under the streaming contract: diffusers' Wan VAE and transformers' Mimi, as they are and wrapped.
+
+python examples/certify_peers.py              # prints a markdown table, in a few minutes
+
+Both models are small and have random weights: the laws are about code, not about what was learned. "As it is" uses
+what the library offers between two calls: nothing for the VAE and for Mimi's decoder convolutions, Mimi's own caches
+otherwise. "Wrapped" are the same weights with a state that goes in and comes out; Mimi's whole-clip output is its
+"offline form".
+
+How to read the rows of the peers as they are: Wan gives one frame for its first latent, so by the contract's clock its
+later frames come early, which the look-ahead shows. Mimi's caches know their age as a Python number, one for the whole
+batch; here it is stored in the state and read back, which is also where tracing one graph ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from causal_vae import (
+    CausalConv1d,
+    CausalConvTranspose1d,
+    Certificate,
+    State,
+    StreamingModule,
+    StreamingSequential,
+    WanVideoVAE,
+    certify,
+    substates,
+)
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+from transformers import DynamicCache, MimiConfig, MimiModel
+from transformers.models.mimi.modeling_mimi import (
+    MimiConv1d,
+    MimiConv1dPaddingCache,
+    MimiConvTranspose1d,
+    MimiResnetBlock,
+)
+
+FRAME_RATE, SAMPLE_RATE, LATENT_RATE = 25.0, 24_000.0, 12.5
+
+
+# ---- as they are ----
+
+
+class StockWanEncoder(StreamingModule):
+    """`AutoencoderKLWan.encode`: its cache lives on the module and is cleared on every call, so there is no state."""
+
+    stride = 4
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        return self.vae.encode(x).latent_dist.mode(), {}
+
+
+class StockWanDecoder(StockWanEncoder):
+    stride, upsample = 1, 4
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        return self.vae.decode(x).sample, {}
+
+
+def unpack_cache(cache: DynamicCache, batch_size: int) -> State:
+    """Mimi's keys and values as a tree; its one length for the whole batch is given to every row."""
+    layers = {f"{i}": {"keys": layer.keys, "values": layer.values} for i, layer in enumerate(cache.layers)}
+    return {"layers": layers, "length": torch.full((batch_size,), cache.get_seq_length())}
+
+
+def pack_cache(state: State, config: MimiConfig) -> DynamicCache:
+    cache = DynamicCache(config=config)
+    for layer, stored in zip(cache.layers, state["layers"].values(), strict=True):
+        layer.update(stored["keys"], stored["values"])
+        layer.keys, layer.values = stored["keys"], stored["values"]
+        layer.cumulative_length = int(state["length"][0])
+    return cache
+
+
+class StockMimiEncoder(StreamingModule):
+    """`MimiModel.encoder` with `use_streaming`: its padding cache and its key-value cache."""
+
+    stride = 1920
+
+    def __init__(self, model: MimiModel) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        caches = {}
+        if state is not None:
+            padding = MimiConv1dPaddingCache(*self._paddings())
+            padding.padding_cache = list(state["padding"].values())
+            caches = {"past_key_values": pack_cache(state["attention"], self.encoder.config), "padding_cache": padding}
+        out = self.encoder(x, use_streaming=True, **caches)
+        padding = {f"{i}": leaf for i, leaf in enumerate(out.padding_cache.padding_cache)}
+        return out.latents, {"padding": padding, "attention": unpack_cache(out.past_key_values, len(x))}
+
+    def _paddings(self) -> tuple[int, list, list, list]:
+        seanet = self.encoder.encoder_seanet
+        convs = [seanet.get_submodule(name) for name in seanet._conv1d_layer_names] + [self.encoder.downsample]
+        columns = zip(*((conv.padding_total, conv.pad_mode, conv.in_channels) for conv in convs), strict=True)
+        return len(convs), *map(list, columns)
+
+
+class StockMimiDecoder(StreamingModule):
+    """`MimiModel.decoder` with `past_key_values`, which is all the past that it takes."""
+
+    upsample = 1920
+
+    def __init__(self, model: MimiModel) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        cache = None if state is None else pack_cache(state, self.decoder.config)
+        out = self.decoder(x, past_key_values=cache, use_cache=True)
+        return out.audio_values, unpack_cache(out.decoder_past_key_values, len(x))
+
+
+# ---- the same weights with a state of their own ----
+
+
+class ReplicatingConv(CausalConv1d):
+    """Begins a stream by repeating the first step, as Mimi was trained; `started` says that this has been done."""
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        first = x[:, :, :1].expand(-1, -1, self.num_past)
+        past = first if state is None else torch.where(state["started"][:, None, None], state["past"], first)
+        y, past = super().forward(x, past)
+        return y, {"past": past, "started": torch.ones(len(x), dtype=torch.bool, device=x.device)}
+
+
+class Residual(StreamingModule):
+    """Mimi's residual block."""
+
+    def __init__(self, block: MimiResnetBlock) -> None:
+        super().__init__()
+        self.block = StreamingSequential(*map(with_state, block.block))
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        y, state = self.block(x, state)
+        return x + y, state
+
+
+class WindowedTransformer(StreamingModule):
+    """Mimi's Transformer over (B, C, T). State: the last `window - 1` keys and values of each layer, and the age."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer, self.num_past = transformer, transformer.config.sliding_window - 1
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        past, length = substates(state), None if state is None else state["length"]
+        if length is None:
+            length = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        num_steps, x = x.shape[2], x.transpose(1, 2)
+        query = length[:, None] + torch.arange(num_steps, device=x.device)
+        key = length[:, None] + torch.arange(-self.num_past, num_steps, device=x.device)
+        age = query[:, :, None] - key[:, None]
+        mask = ((age >= 0) & (age <= self.num_past) & (key >= 0)[:, None])[:, None]
+        rotary = self.transformer.rotary_emb(x, query)
+        new = {"length": length + num_steps}
+        for name, layer in self.transformer.layers.named_children():
+            y, new[name] = self._attend(layer.self_attn, layer.input_layernorm(x), rotary, mask, past[name])
+            x = x + layer.self_attn_layer_scale(y)
+            x = x + layer.mlp_layer_scale(layer.mlp(layer.post_attention_layernorm(x)))
+        return x.transpose(1, 2), new
+
+    def _attend(self, attention, x, rotary, mask, past):
+        query, key, value = (
+            projection(x).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        query, key = (self._rotate(part, *rotary) for part in (query, key))
+        if past is None:
+            past = dict.fromkeys(("keys", "values"), key.new_zeros(*key.shape[:2], self.num_past, key.shape[3]))
+        key, value = torch.cat([past["keys"], key], dim=2), torch.cat([past["values"], value], dim=2)
+        start = key.shape[2] - self.num_past
+        kept = {"keys": key[:, :, start:].clone(memory_format=torch.contiguous_format)}
+        kept["values"] = value[:, :, start:].clone(memory_format=torch.contiguous_format)
+        y = F.scaled_dot_product_attention(query, key, value, mask, scale=attention.scaling, enable_gqa=True)
+        return attention.o_proj(y.transpose(1, 2).flatten(2)), kept
+
+    @staticmethod
+    def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return x * cosine[:, None] + torch.cat([-second, first], dim=-1) * sine[:, None]
+
+
+def with_state(layer: nn.Module) -> nn.Module:
+    """A layer of Mimi as a streaming layer over the same weights; layers without a past stay as they are."""
+    if isinstance(layer, MimiResnetBlock):
+        return Residual(layer)
+    if not isinstance(layer, MimiConv1d | MimiConvTranspose1d):
+        return layer
+    conv = layer.conv
+    sizes = conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]
+    if isinstance(layer, MimiConvTranspose1d):
+        ours = CausalConvTranspose1d(*sizes)
+    else:
+        ours = (ReplicatingConv if layer.pad_mode == "replicate" else CausalConv1d)(*sizes, conv.dilation[0])
+    ours.conv = conv
+    return ours
+
+
+class WrappedMimiEncoder(StreamingSequential):
+    """Audio (B, 1, T) -> Mimi's latents before quantisation (B, C, T / 1920)."""
+
+    def __init__(self, model: MimiModel) -> None:
+        e = model.encoder
+        super().__init__(
+            *map(with_state, e.encoder_seanet.layers),
+            WindowedTransformer(e.encoder_transformer),
+            with_state(e.downsample),
+        )
+        self.offline = lambda audio: e(audio).latents
+
+
+class WrappedMimiDecoder(StreamingSequential):
+    """Mimi's latents (B, C, L) -> audio (B, 1, 1920 L)."""
+
+    def __init__(self, model: MimiModel) -> None:
+        d = model.decoder
+        super().__init__(
+            with_state(d.upsample),
+            WindowedTransformer(d.decoder_transformer),
+            *map(with_state, d.decoder_seanet.layers),
+        )
+        self.offline = lambda latents: d(latents).audio_values
+
+
+# ---- the table ----
+
+
+def small_wan() -> AutoencoderKLWan:
+    return AutoencoderKLWan(base_dim=8, z_dim=4, num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4).eval()
+
+
+def small_mimi() -> MimiModel:
+    config = MimiConfig(
+        hidden_size=32,
+        num_filters=4,
+        num_hidden_layers=2,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        codebook_dim=16,
+        vector_quantization_hidden_dimension=16,
+        codebook_size=32,
+        num_quantizers=4,
+        upsample_groups=32,
+        sliding_window=8,
+        layer_scale_initial_scale=1.0,  # trained size; at its initial 0.01 attention hardly counts
+    )
+    return MimiModel(config).eval()
+
+
+def certificates() -> dict[str, Certificate]:
+    """Certificates by column of the table."""
+    torch.manual_seed(0)
+    wan, mimi = small_wan(), small_mimi()
+    video, wan_latents = 0.5 * torch.randn(2, 3, 16, 16, 24), torch.randn(2, 4, 4, 2, 3)
+    audio, mimi_latents = 0.3 * torch.randn(2, 1, 4 * 1920), torch.randn(2, 32, 4)
+    options = {"num_partitions": 4, "num_steps": 16}
+    return {
+        "Wan encode": certify(StockWanEncoder(wan), video, rate=FRAME_RATE, **options),
+        "Wan decode": certify(StockWanDecoder(wan), wan_latents, rate=FRAME_RATE / 4, **options),
+        "WanVideoVAE": certify(WanVideoVAE.from_diffusers(wan), video, rate=FRAME_RATE, **options),
+        "Mimi encode": certify(StockMimiEncoder(mimi), audio, rate=SAMPLE_RATE, **options),
+        "Mimi decode": certify(StockMimiDecoder(mimi), mimi_latents, rate=LATENT_RATE, **options),
+        "Mimi encode, wrapped": certify(WrappedMimiEncoder(mimi), audio, rate=SAMPLE_RATE, **options),
+        "Mimi decode, wrapped": certify(WrappedMimiDecoder(mimi), mimi_latents, rate=LATENT_RATE, **options),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, help="folder for every certificate as json")
+    arguments = parser.parse_args()
+    columns = certificates()
+    laws = list(dict.fromkeys(row.finding.law for certificate in columns.values() for row in certificate.rows))
+    print("| law | " + " | ".join(columns) + " |")
+    print("|---" * (1 + len(columns)) + "|")
+    for law in laws:
+        print(f"| {law} | " + " | ".join(cell(certificate, law) for certificate in columns.values()) + " |")
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        for name, certificate in columns.items():
+            (arguments.out / f"{name.replace(', ', '-').replace(' ', '-').lower()}.json").write_text(
+                certificate.to_json()
+            )
+
+
+def cell(certificate: Certificate, law: str) -> str:
+    """The law in all ways of the part: yes with the largest number, or no with it."""
+    findings = [row.finding for row in certificate.rows if row.finding.law == law]
+    if not findings:
+        return "—"
+    numbers = [finding.measured for finding in findings if finding.measured is not None]
+    number = f"{max(numbers):.3g} {findings[0].unit}" if numbers else "raises"
+    return number if all(finding.passed for finding in findings) else f"**no**: {number}"
+
+
+if __name__ == "__main__":
+    main()
