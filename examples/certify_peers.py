@@ -74,7 +74,8 @@ def unpack_cache(cache: DynamicCache, batch_size: int) -> State:
 
 def pack_cache(state: State, config: MimiConfig) -> DynamicCache:
     cache = DynamicCache(config=config)
-    for layer, stored in zip(cache.layers, state["layers"].values(), strict=True):
+    for index, layer in enumerate(cache.layers):
+        stored = state["layers"][f"{index}"]
         layer.update(stored["keys"], stored["values"])
         layer.keys, layer.values = stored["keys"], stored["values"]
         layer.cumulative_length = int(state["length"][0])
@@ -94,7 +95,7 @@ class StockMimiEncoder(StreamingModule):
         caches = {}
         if state is not None:
             padding = MimiConv1dPaddingCache(*self._paddings())
-            padding.padding_cache = list(state["padding"].values())
+            padding.padding_cache = [state["padding"][f"{index}"] for index in range(len(state["padding"]))]
             caches = {"past_key_values": pack_cache(state["attention"], self.encoder.config), "padding_cache": padding}
         out = self.encoder(x, use_streaming=True, **caches)
         padding = {f"{i}": leaf for i, leaf in enumerate(out.padding_cache.padding_cache)}

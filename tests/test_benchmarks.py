@@ -88,10 +88,10 @@ def test_prices_are_found_again():
 
 def test_tables_are_written_between_markers(tmp_path, monkeypatch):
     page = tmp_path / "COST.md"
-    page.write_text("before\n<!-- computed: begin -->\nold\n<!-- computed: end -->\nafter")
+    page.write_text("before\n<!-- computed: begin -->\nstale\n<!-- computed: end -->\nafter")
     monkeypatch.setattr(cost_model, "PAGE", page)
     cost_model.write_section("computed", cost_model.base_tables())
     assert page.read_text().startswith("before\n<!-- computed: begin -->\n| base")
-    assert "old" not in page.read_text() and page.read_text().endswith("after")
+    assert "stale" not in page.read_text() and page.read_text().endswith("after")
     with pytest.raises(ValueError, match="no section"):
         cost_model.write_section("measured", "")

@@ -114,6 +114,8 @@ def test_a_saved_part_is_certified_by_its_class(tmp_path):
 
 
 def test_a_folder_without_a_part_says_so(tmp_path):
+    with pytest.raises(OSError, match="not a folder here"):
+        certify_checkpoint(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="no pipeline and no part"):
         certify_checkpoint(str(tmp_path))
     (tmp_path / "config.json").write_text('{"_class_name": "SomeoneElsesVAE"}')

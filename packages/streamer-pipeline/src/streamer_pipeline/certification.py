@@ -12,6 +12,7 @@ from causal_vae import Certificate, State, StreamingModule, certify
 from causal_vae.certificate import show
 from causal_vae.examination import Finding
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from rich.markup import escape
 from rich.table import Table
 from streamer_core import KVLayout, StreamerModel, UnitStreams, advance, init_kv_state
@@ -136,7 +137,7 @@ def certify_checkpoint(
         path_or_id = str(bundled_checkpoint())
     folder = Path(path_or_id)
     if not folder.is_dir():
-        folder = Path(snapshot_download(path_or_id, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        folder = _download(path_or_id)
     if not (folder / StreamerPipeline.config_name).is_file():
         part = _load_part(folder, package)
         return {type(part).__name__: certify_part(part, picture_size)}
@@ -192,6 +193,13 @@ def _cell(finding: Finding) -> str:
     if finding.passed:
         return f"[green]holds[/green] {show(finding.measured)}{allowed}"
     return f"[red]broken[/red] {show(finding.measured)}{allowed}: {escape(finding.note)}"
+
+
+def _download(repo_id: str) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+    except (OSError, HFValidationError) as error:
+        raise OSError(f"{repo_id!r} is not a folder here, and the Hub gives nothing of that name: {error}") from error
 
 
 def _load_part(folder: Path, package: str | None) -> nn.Module:
