@@ -97,7 +97,7 @@ def test_talk_type_refuse_reload_and_hang_up(devices):
                 await first.click(button)
                 assert await first.get_attribute(button, "aria-pressed") == "true"
             await first.click("#connect")
-            assert await first.inner_text("#state") == "Not connected"
+            await eventually(first, "document.querySelector('#state').textContent === 'Not connected'")
             await until(lambda: server.num_sessions == 0)
             await browser.close()
         assert errors == []
