@@ -70,6 +70,7 @@ class Call {
   }
 
   heard(message) {
+    if (this.ended) return; // what was on its way when the user hung up
     if (message.type === "unit") this.unit(message);
     else if (message.type === "pong") this.pong(message.id);
     else if (message.type === "error") say(message.message);
