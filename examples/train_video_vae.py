@@ -26,13 +26,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 FRAMES_PER_UNIT = 4
+MOUTH_WEIGHT = 24.0
 PRESETS = {
     "smoke": {"max_steps": 2, "batch_size": 2, "model": {"latent_width": 16, "cell_channels": 16, "fine_channels": 8}},
-    "tiny": {"max_steps": 1800, "batch_size": 2, "model": {}},
+    "tiny": {"max_steps": 6000, "batch_size": 2, "model": {}},
 }
 
 
-def emphasis(mouth: float = 4.0, height: int = 192, width: int = 336) -> Tensor:
+def emphasis(mouth: float = MOUTH_WEIGHT, height: int = 192, width: int = 336) -> Tensor:
     """(H, W) loss weight of mean one: the face counts more than the wall, the mouth more than the face."""
     weight = torch.ones(height, width)
     for (top, left, bottom, right), extra in ((face_box(), 2.0), (mouth_box(), mouth)):
@@ -97,7 +98,7 @@ def main(
     agent_share: Annotated[float, typer.Option(help="share of clips that show the agent")] = 0.85,
     start_from: Annotated[Path | None, typer.Option(help="a video VAE folder whose weights to start from")] = None,
     learning_rate: float = 1.5e-3,
-    mouth: Annotated[float, typer.Option(help="extra loss weight of the mouth's few pixels")] = 4.0,
+    mouth: Annotated[float, typer.Option(help="extra loss weight of the mouth's few pixels")] = MOUTH_WEIGHT,
     decoder_only: Annotated[
         bool, typer.Option(help="keep the encoder, and so the latents, of --start-from as they are")
     ] = False,

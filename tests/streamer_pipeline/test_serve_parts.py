@@ -12,7 +12,7 @@ pytest.importorskip("aiortc", reason="the extra [serve] is not installed")
 from av import AudioFrame, VideoFrame
 from live_server import options
 from streamer_pipeline import AgentUnit
-from streamer_pipeline.serve import ServeOptions, measure_capacity, session_nbytes
+from streamer_pipeline.serve import ServeOptions, measure_capacity
 from streamer_pipeline.serve.batching import BatchedSession, BatchStepper
 from streamer_pipeline.serve.messages import MessageError, parse_message
 from streamer_pipeline.serve.tracks import AgentTracks, PictureIntake, SoundIntake
@@ -114,14 +114,18 @@ def test_sessions_of_a_batch_get_what_they_would_get_alone_and_one_fault_is_not_
 
 def test_capacity_is_what_memory_allows_and_one_is_always_admitted():
     pipeline = tiny_pipeline()
-    nbytes = session_nbytes(pipeline, options())
-    assert nbytes == open_session(pipeline).nbytes()
-    full = tiny_pipeline(context_window=None, response_window=None)
-    assert session_nbytes(full, options(max_seconds=600)) > session_nbytes(full, options(max_seconds=60))
+    nbytes = open_session(pipeline).nbytes()
     capacity = measure_capacity(pipeline, options(max_sessions=8, memory_gib=2.5 * nbytes / 2**30))
+    assert capacity.session_nbytes == nbytes
     assert 1 <= capacity.num_sessions <= 2 and len(capacity.unit_ms) <= 2
     with pytest.raises(ValueError, match="memory_gib"):
         measure_capacity(pipeline, options(memory_gib=0.5 * nbytes / 2**30))
+
+
+def test_a_full_history_is_admitted_with_the_bytes_that_it_may_grow_to():
+    full = tiny_pipeline(context_window=None, response_window=None)
+    short, long = (measure_capacity(full, options(max_seconds=seconds)).session_nbytes for seconds in (60, 600))
+    assert open_session(full).nbytes() < short < long
 
 
 def test_options_are_checked():

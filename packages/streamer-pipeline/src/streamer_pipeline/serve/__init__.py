@@ -3,7 +3,7 @@
 Signalling is one POST; sound, picture and words travel by WebRTC (aiortc).
 """
 
-from .admission import Capacity, measure_capacity, session_nbytes
+from .admission import Capacity, measure_capacity
 from .app import LiveServer, ServerFull, create_app, run
 from .options import ServeOptions
 
@@ -15,5 +15,4 @@ __all__ = [
     "create_app",
     "measure_capacity",
     "run",
-    "session_nbytes",
 ]

@@ -44,7 +44,9 @@ def measure_capacity(pipeline: StreamerPipeline, options: ServeOptions) -> Capac
     Raises:
         ValueError: not even one session fits into `options.memory_gib`.
     """
-    nbytes = session_nbytes(pipeline, options)
+    # A full history grows for as long as a conversation may last, and that is what is counted.
+    num_units = int(options.max_seconds * 1000 / UNIT_MS)
+    nbytes = pipeline.session_nbytes(height=options.height, width=options.width, num_units=num_units)
     by_memory = int(options.memory_gib * 2**30 // nbytes)
     if by_memory < 1:
         raise ValueError(f"a session takes {nbytes / 2**30:.2f} GiB, memory_gib={options.memory_gib} is less")
@@ -62,17 +64,6 @@ def measure_capacity(pipeline: StreamerPipeline, options: ServeOptions) -> Capac
     else:
         reason = f"{num_sessions + 1} at once would take {timings[-1]:.0f} of a unit's {UNIT_MS} ms"
     return Capacity(num_sessions, nbytes, tuple(timings), reason)
-
-
-def session_nbytes(pipeline: StreamerPipeline, options: ServeOptions) -> int:
-    """Bytes of one session's state, without its histories growing (`KVLayout.nbytes` twice, encoders, decoders).
-
-    A full history grows for as long as a conversation may last, and that is what is counted.
-    """
-    session = pipeline.open_session(height=options.height, width=options.width)
-    num_units = int(options.max_seconds * 1000 / UNIT_MS)
-    grown = pipeline.kv_layout(session.kv_layout.prompt_capacity, capacity_units=num_units)
-    return session.nbytes() + 2 * (grown.nbytes() - session.kv_layout.nbytes())
 
 
 def unit_ms(pipeline: StreamerPipeline, options: ServeOptions, num_sessions: int) -> float:
