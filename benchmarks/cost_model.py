@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -80,16 +80,21 @@ def one_pass(config: StreamerConfig, num_tokens: int, num_keys: int, bytes_per_n
 
 
 def thinker_passes(config: StreamerConfig, num_keys: int, bytes_per_number: int = 4) -> list[Work]:
-    """The pass over the user's tokens, then one per language slot, each after a look at the whole vocabulary."""
+    """The pass over the context with its drafted language, and one that revises the draft: a word begins.
+
+    Each is followed by a look at the whole vocabulary for every slot.
+    """
     layout, head = UnitLayout(config), config.vocab_size * config.hidden_size
-    choice = Work(0, 2.0 * head, 0.0, 0.0, float(head * bytes_per_number), 0.0)
-    slot = one_pass(config, 1, num_keys, bytes_per_number) + choice
-    return [one_pass(config, layout.num_user_tokens, num_keys, bytes_per_number), *[slot] * layout.num_language_slots]
+    slots = layout.num_language_slots
+    choice = Work(0, 2.0 * head * slots, 0.0, 0.0, float(head * bytes_per_number), 0.0)
+    widths = layout.num_context_tokens, slots
+    return [one_pass(config, width, num_keys, bytes_per_number) + choice for width in widths]
 
 
 def performer_passes(config: StreamerConfig, num_steps: int, num_keys: int, bytes_per_number: int = 4) -> list[Work]:
     """The solver's passes and the commit."""
-    return [one_pass(config, UnitLayout(config).num_response_tokens, num_keys, bytes_per_number)] * (num_steps + 1)
+    first = one_pass(config, UnitLayout(config).num_response_tokens, num_keys, bytes_per_number)
+    return [first, *[replace(first, mask_elements=0.0)] * num_steps]  # one mask serves them all
 
 
 # ---- measured: the tiny preset and what changes its cost ----
@@ -135,19 +140,19 @@ def points(quick: bool) -> list[Point]:
 def unit_of_passes(point: Point) -> Callable[[], None]:
     """The Transformer's passes of one unit in a long conversation, with random weights."""
     torch.manual_seed(0)
-    model, kv_layout = StreamerModel(point.config).eval(), point.kv_layout
-    layout, state = model.layout, init_kv_state(kv_layout, 1)
+    model = StreamerModel(point.config).eval()
+    layout, state = model.layout, init_kv_state(point.kv_layout, 1)
     state["unit"] += 10_000
     embeddings = torch.randn(1, layout.num_tokens, point.config.hidden_size)
-    slots = [slice(index, index + 1) for index in range(layout.language.start, layout.language.stop)]
+    passes = [(layout.context, 1), (layout.language, 1), (layout.response, point.num_steps + 1)]
 
     def run() -> None:
-        hidden = model.step(embeddings[:, layout.user], state, kv_layout, layout.user)
-        for slot in slots:
-            model.lm_head(hidden[:, -1])
-            hidden = model.step(embeddings[:, slot], state, kv_layout, slot)
-        for _ in range(point.num_steps + 1):
-            model.step(embeddings[:, layout.response], state, kv_layout, layout.response)
+        for region, num_passes in passes:
+            geometry = model.geometry(state, point.kv_layout, region)
+            for _ in range(num_passes):
+                hidden = model.step(embeddings[:, region], state, geometry)
+            if region is not layout.response:
+                model.lm_head(hidden[:, -layout.num_language_slots :])
 
     return run
 

@@ -24,8 +24,9 @@ def stage_calls(setting: Setting) -> dict[str, Callable[[], Any]]:
     text = torch.full((1, c.user_text_slots), c.pad_token_id)
     with torch.inference_mode():
         audio, video, _ = thinker.perceive(unit.audio[None], unit.video[None], thinking)
-        hidden = thinker.hear(text, audio, video, thinking, kv_layout)
+        said = thinker.hear(text, audio, video, thinking, kv_layout)
         tail = thinker.context_tail(thinking, kv_layout)
+        geometry = performer.receive(tail, performing, kv_layout)
     latents = {
         "audio": torch.randn(1, c.agent_audio_tokens, c.audio_token_dim),
         "video": torch.randn(1, c.agent_video_tokens, c.video_token_dim),
@@ -34,9 +35,10 @@ def stage_calls(setting: Setting) -> dict[str, Callable[[], Any]]:
         "encode audio": lambda: thinker.audio_encoder(unit.audio[None], thinking["audio_encoder"]),
         "encode video": lambda: thinker.video_encoder(unit.video[None], thinking["video_encoder"]),
         "context": lambda: thinker.hear(text, audio, video, thinking, kv_layout),
-        "slots": lambda: thinker.speak(hidden, thinking, kv_layout),
-        "solve": lambda: performer.perform(tail, latents, performing, kv_layout, session.options.num_steps),
-        "commit": lambda: performer.commit(latents, performing, kv_layout),
+        "revise slots": lambda: thinker.revise(said, 0, thinking, kv_layout),
+        "receive": lambda: performer.receive(tail, performing, kv_layout),
+        "solve": lambda: performer.solve(latents, performing, geometry, session.options.num_steps),
+        "commit": lambda: performer.commit(latents, performing, geometry),
         "decode": lambda: thinker.render(latents, thinking),
     }
 

@@ -72,28 +72,32 @@ def serve(model, streams, noisy_audio, noisy_video, sigma, prompt_ids, capacity_
     batch, num_units = streams.state.shape
     kv_layout = KVLayout.for_policy(model.config, prompt_capacity=8, capacity_units=capacity_units)
     state = model.prefill(prompt_ids, init_kv_state(kv_layout, batch), kv_layout)
+
+    def step(embeddings, region):
+        return model.step(embeddings, state, model.geometry(state, kv_layout, region))
+
     logits, audio_velocity, video_velocity = [], [], []
     for k in range(num_units):
         user = model.embed_user(streams.user_text[:, k], streams.user_audio[:, k], streams.user_video[:, k])
-        hidden = [model.step(user, state, kv_layout, layout.user)[:, -1:]]
+        hidden = [step(user, layout.user)[:, -1:]]
         language = torch.cat([streams.state[:, k, None], streams.agent_text[:, k]], dim=1)
         for i in range(layout.num_language_slots):
             region = slice(layout.language.start + i, layout.language.start + i + 1)
             embedded = model.embed_language(language[:, i : i + 1], region)
-            hidden.append(model.step(embedded, state, kv_layout, region))
+            hidden.append(step(embedded, region))
         logits.append(model.lm_head(torch.cat(hidden[:-1], dim=1)))
         scratch = model.embed_response(
             torch.randn_like(streams.audio[:, k]), torch.randn_like(streams.video[:, k]), torch.ones(batch)
         )
-        model.step(scratch, state, kv_layout, layout.response)  # leaves no trace
+        step(scratch, layout.response)  # leaves no trace
         noisy = noisy_audio[:, 0, k], noisy_video[:, 0, k]
-        hidden = model.step(model.embed_response(*noisy, sigma[:, 0, k]), state, kv_layout, layout.response)
+        hidden = step(model.embed_response(*noisy, sigma[:, 0, k]), layout.response)
         for out, velocity in zip(
             (audio_velocity, video_velocity), model.velocities(hidden, *noisy, sigma[:, 0, k]), strict=True
         ):
             out.append(velocity)
         clean = model.embed_response(streams.audio[:, k], streams.video[:, k], torch.zeros(batch))
-        model.step(clean, state, kv_layout, layout.response)
+        step(clean, layout.response)
         if k == 20 and kv_layout.max_units() is not None and capacity_units < num_units:
             state, kv_layout = grow(state, kv_layout, num_units, num_units)
         state = advance(state)
@@ -138,7 +142,8 @@ def test_tail_carries_history_between_two_states():
     first, second = init_kv_state(kv_layout, 2), init_kv_state(kv_layout, 2)
     for _ in range(7):  # past the rings' ends
         for region in (layout.context, layout.response):
-            model.step(torch.randn(2, region.stop - region.start, 32), first, kv_layout, region)
+            embeddings = torch.randn(2, region.stop - region.start, 32)
+            model.step(embeddings, first, model.geometry(first, kv_layout, region))
             slots = kv_layout.slots(first["unit"], region)
             append_tail(second, slots, read_tail(first, slots))
         first, second = advance(first), advance(second)

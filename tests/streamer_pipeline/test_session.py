@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from causal_vae import state_nbytes
-from streamer_pipeline import StreamerSession, UnitBuffer, step_sessions
+from streamer_pipeline import StreamerSession, Thinker, UnitBuffer, step_sessions
 from tiny_parts import SIZE, open_session, random_units, tiny_pipeline
 
 POLICIES = {
@@ -54,6 +54,33 @@ def test_ragged_input_gives_bitwise_the_one_shot_result(pipeline):
             while (unit := buffer.pop()) is not None:
                 found.append(session.step(unit))
         assert_units_equal(found, expected)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 30.0])
+def test_language_is_that_of_one_pass_for_each_slot(pipeline, temperature):
+    """However much of the draft holds: nearly always, sometimes, nearly never."""
+    thinker, sessions = pipeline.thinker, [open_session(pipeline, seed=2, temperature=temperature) for _ in range(2)]
+    layout, num_revisions = pipeline.streamer.layout, 0
+
+    def slot_by_slot(chosen, state, kv_layout, gumbel=None):
+        for slot in range(layout.num_language_slots):
+            later = Thinker.revise(thinker, chosen, slot, state, kv_layout, gumbel)
+            chosen = torch.cat([chosen[:, : slot + 1], later], dim=1)
+        return chosen
+
+    def counted(*args):
+        nonlocal num_revisions
+        num_revisions += 1
+        return Thinker.revise(thinker, *args)
+
+    units = random_units(12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thinker, "revise", counted)
+        found = run(sessions[0], units)
+        patch.setattr(thinker, "speak", slot_by_slot)
+        expected = run(sessions[1], units)
+    assert_units_equal(found, expected, tolerance=1e-5)
+    assert num_revisions <= layout.num_language_slots * len(units)
 
 
 def _pieces(media, generator, longest):

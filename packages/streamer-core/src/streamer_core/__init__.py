@@ -9,7 +9,7 @@ from .layout import UnitLayout
 from .model import StreamerModel, StreamerOutput, UnitStreams, streamer_loss, training_mask
 from .scheduler import FlowMatchScheduler, SchedulerMixin, UniPCFlowScheduler, sample_logit_normal  # noqa: F401
 from .tokenizer import StreamerTokenizer
-from .transformer import StreamerTransformer
+from .transformer import Geometry, StreamerTransformer
 
 AutoConfig.register("wan_streamer", StreamerConfig, exist_ok=True)
 AutoModel.register(StreamerConfig, StreamerModel, exist_ok=True)
@@ -17,6 +17,7 @@ AutoModel.register(StreamerConfig, StreamerModel, exist_ok=True)
 __version__ = "0.1.0"
 __all__ = [
     "FlowMatchScheduler",
+    "Geometry",
     "KVLayout",
     "StreamerConfig",
     "StreamerModel",

@@ -22,7 +22,7 @@ from .cache import KVLayout
 from .config import StreamerConfig
 from .layout import UnitLayout
 from .scheduler import FlowMatchScheduler
-from .transformer import StreamerTransformer
+from .transformer import Geometry, StreamerTransformer
 
 
 class NoiseLevelEmbedding(nn.Module):
@@ -153,7 +153,8 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         batch, length = input_ids.shape
         positions = torch.arange(length, device=input_ids.device).expand(batch, 3, length)
         mask = torch.ones(1, length, length, dtype=torch.bool, device=input_ids.device).tril()
-        return self.lm_head(self.model(self.model.embed_tokens(input_ids), positions, mask))
+        embeddings = self.model.embed_tokens(input_ids)
+        return self.lm_head(self.model(embeddings, self.model.geometry(positions, mask, embeddings.dtype)))
 
     # ---- embeddings of one unit's tokens; every one takes and returns a leading (..., tokens, features) ----
 
@@ -245,12 +246,9 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         sequence = (layout, num_units, num_copies, prompt_length, device, region)
         mask = training_mask(*sequence)
         order, row_counts = group_rows(*sequence)
-        hidden = self.model(
-            embeddings[:, order],
-            torch.cat(positions, dim=2)[:, :, order],
-            mask[order][:, order][None],
-            row_counts=row_counts,
-        )
+        positions, mask = torch.cat(positions, dim=2)[:, :, order], mask[order][:, order][None]
+        geometry = self.model.geometry(positions, mask, embeddings.dtype, row_counts)
+        hidden = self.model(embeddings[:, order], geometry)
         hidden = hidden[:, order.argsort()][:, prompt_length:]
 
         num_clean = num_units * region.stop
@@ -264,21 +262,26 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
     # ---- serving: one unit, against the key-value state ----
 
-    def step(self, embeddings: Tensor, state: State, kv_layout: KVLayout, region: slice) -> Tensor:
-        """One pass over the tokens `region` of each session's current unit; their K/V is written in place.
+    def geometry(self, state: State, kv_layout: KVLayout, region: slice) -> Geometry:
+        """Where the tokens `region` of each session's current unit stand, for every pass over them.
 
         Args:
-            embeddings: (B, T, D) of those tokens.
             state: from `init_kv_state`; `state["unit"]` says which unit each session is in.
-
-        Returns:
-            Final hidden states (B, T, D).
         """
         unit, prompt_length = state["unit"], state["prompt_length"]
-        positions = self.layout.positions(unit, prompt_length, region)
-        mask = kv_layout.mask(unit, prompt_length, region)
-        cache = state["keys"], state["values"], kv_layout.slots(unit, region)
-        return self.model(embeddings, positions, mask, cache)
+        return self.model.geometry(
+            self.layout.positions(unit, prompt_length, region),
+            kv_layout.mask(unit, prompt_length, region),
+            state["keys"].dtype,
+            slots=kv_layout.slots(unit, region),
+        )
+
+    def step(self, embeddings: Tensor, state: State, geometry: Geometry) -> Tensor:
+        """One pass over tokens (B, T, D) of each session's current unit: final hidden states (B, T, D).
+
+        Their K/V is written in place.
+        """
+        return self.model(embeddings, geometry, (state["keys"], state["values"]))
 
     def prefill(self, prompt_ids: Tensor, state: State, kv_layout: KVLayout) -> State:
         """Write a prompt (B, P) into an empty state's sink; it is seen by every later token and never evicted.
@@ -292,8 +295,10 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         if length:
             index = torch.arange(length, device=prompt_ids.device)
             mask = torch.arange(kv_layout.num_slots, device=prompt_ids.device) <= index[:, None]
-            cache = state["keys"], state["values"], index.expand(batch, -1)
-            self.model(self.model.embed_tokens(prompt_ids), index.expand(batch, 3, -1), mask[None], cache)
+            geometry = self.model.geometry(
+                index.expand(batch, 3, -1), mask[None], state["keys"].dtype, slots=index.expand(batch, -1)
+            )
+            self.step(self.model.embed_tokens(prompt_ids), state, geometry)
         return {**state, "prompt_length": torch.full_like(state["prompt_length"], length)}
 
 

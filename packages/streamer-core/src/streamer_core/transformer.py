@@ -10,6 +10,7 @@ Shape legend: B session, T tokens of this pass, S key slots, L layers, Hq query 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,18 @@ def attention_blocks(
     return blocks
 
 
+class Geometry(NamedTuple):
+    """Where the tokens of a pass stand and what they see: the same in every layer, and in every pass over them.
+
+    rotary: of `RotaryEmbedding`. blocks: the mask, cut by rows. slots: (B, T) where the cache keeps their keys and
+    values; None without a cache.
+    """
+
+    rotary: tuple[Tensor, Tensor]
+    blocks: list[AttentionBlock]
+    slots: Tensor | None = None
+
+
 class RMSNorm(nn.Module):
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -72,18 +85,18 @@ class RotaryEmbedding(nn.Module):
             self.axis_of_frequency[axis : 3 * section : 3] = [axis] * section
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions (B, 3, T) -> cosine and sine, each (B, 1, T, D), in float32."""
+        """Positions (B, 3, T) -> what `rotate` multiplies with, cosine and signed sine, each (B, 1, T, D), float32."""
         exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
         frequencies = 1.0 / self.theta**exponents
         angles = positions[:, self.axis_of_frequency].float().transpose(1, 2) * frequencies
-        angles = torch.cat([angles, angles], dim=-1)[:, None]
-        return angles.cos(), angles.sin()
+        cosine, sine = angles.cos()[:, None], angles.sin()[:, None]
+        return torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Apply the rotary embedding to (B, heads, T, D)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cosine.to(x.dtype) + torch.cat([-second, first], dim=-1) * sine.to(x.dtype)
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x * cosine.to(x.dtype), swapped, sine.to(x.dtype))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -108,24 +121,19 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
         self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        blocks: list[AttentionBlock],
-        cache: tuple[Tensor, Tensor, Tensor] | None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, geometry: Geometry, cache: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, length, _ = x.shape
+        blocks = geometry.blocks
         query, key, value = (
             projection(x).view(batch, length, -1, self.head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        query = rotate(self.q_norm(query).transpose(1, 2), *rotary)
-        key = rotate(self.k_norm(key).transpose(1, 2), *rotary)
+        query = rotate(self.q_norm(query).transpose(1, 2), *geometry.rotary)
+        key = rotate(self.k_norm(key).transpose(1, 2), *geometry.rotary)
         value = value.transpose(1, 2)
         if cache is not None:
-            keys, values, slots = cache  # (B, H, S, D) twice, (B, T)
-            where = slots[:, None, :, None].expand_as(key)
+            keys, values = cache  # (B, H, S, D)
+            where = geometry.slots[:, None, :, None].expand_as(key)
             key, value = keys.scatter_(2, where, key), values.scatter_(2, where, value)
         outputs = []
         for block, rows in zip(blocks, query.split([block.num_rows for block in blocks], dim=2), strict=True):
@@ -134,7 +142,7 @@ class Attention(nn.Module):
             folded = rows.unflatten(1, (-1, self.num_groups)).flatten(2, 3)  # (B, H, groups * T, D)
             y = attend(folded, *seen, block.mask)
             outputs.append(y.unflatten(2, (self.num_groups, -1)).permute(0, 3, 1, 2, 4).flatten(2))
-        return self.o_proj(torch.cat(outputs, dim=1))
+        return self.o_proj(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1))
 
 
 class MLP(nn.Module):
@@ -156,8 +164,8 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rotary, blocks, cache) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotary, blocks, cache)
+    def forward(self, x: Tensor, geometry: Geometry, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), geometry, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -173,30 +181,38 @@ class StreamerTransformer(nn.Module):
         self.num_groups = config.num_attention_heads // config.num_key_value_heads
         self.gradient_checkpointing = False
 
-    def forward(
+    def geometry(
         self,
-        embeddings: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: tuple[Tensor, Tensor, Tensor] | None = None,
+        dtype: torch.dtype,
         row_counts: list[int] | None = None,
-    ) -> Tensor:
+        slots: Tensor | None = None,
+    ) -> Geometry:
+        """What `forward` needs to know about its tokens.
+
+        Args:
+            positions: (B, 3, T), any integer type.
+            mask: boolean (B or 1, T, S), True where seen; S is T without a cache.
+            dtype: of the embeddings.
+            row_counts: how to cut a long sequence's rows into blocks that need few keys each; default one block.
+            slots: (B, T), of the cache.
+        """
+        blocks = attention_blocks(mask, row_counts or [mask.shape[1]], dtype, self.num_groups)
+        return Geometry(self.rotary_emb(positions), blocks, slots)
+
+    def forward(self, embeddings: Tensor, geometry: Geometry, cache: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """One pass.
 
         Args:
             embeddings: (B, T, hidden).
-            positions: (B, 3, T), any integer type.
-            mask: boolean (B or 1, T, S), True where seen; S is T without a cache.
-            cache: keys and values (B, L, H, S, D), overwritten in place at `slots` (B, T).
-            row_counts: how to cut a long sequence's rows into blocks that need few keys each; default one block.
+            cache: keys and values (B, L, H, S, D), overwritten in place at the geometry's slots.
         """
-        rotary = self.rotary_emb(positions)
-        blocks = attention_blocks(mask, row_counts or [mask.shape[1]], embeddings.dtype, self.num_groups)
         x = embeddings
         for index, layer in enumerate(self.layers):
-            layer_cache = None if cache is None else (cache[0][:, index], cache[1][:, index], cache[2])
+            layer_cache = None if cache is None else (cache[0][:, index], cache[1][:, index])
             if self.gradient_checkpointing and self.training:
-                x = torch.utils.checkpoint.checkpoint(layer, x, rotary, blocks, layer_cache, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(layer, x, geometry, layer_cache, use_reentrant=False)
             else:
-                x = layer(x, rotary, blocks, layer_cache)
+                x = layer(x, geometry, layer_cache)
         return self.norm(x)

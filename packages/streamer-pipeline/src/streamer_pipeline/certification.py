@@ -85,18 +85,22 @@ class CoreStream(StreamingModule):
         return torch.stack(outputs, dim=1), state
 
     def _serve(self, unit: dict[str, Tensor], state: State) -> Tensor:
-        model, layout, kv_layout = self.streamer, self.streamer.layout, self.kv_layout
+        model, layout = self.streamer, self.streamer.layout
+
+        def step(embeddings: Tensor, region: slice) -> Tensor:
+            return model.step(embeddings, state, model.geometry(state, self.kv_layout, region))
+
         user = model.embed_user(unit["user_text"], unit["user_audio"], unit["user_video"])
-        hidden = [model.step(user, state, kv_layout, layout.user)[:, -1:]]
+        hidden = [step(user, layout.user)[:, -1:]]
         for slot in range(layout.num_language_slots):
             region = slice(layout.language.start + slot, layout.language.start + slot + 1)
             embedded = model.embed_language(unit["language"][:, slot : slot + 1], region)
-            hidden.append(model.step(embedded, state, kv_layout, region))
+            hidden.append(step(embedded, region))
         logits = model.lm_head(torch.cat(hidden[:-1], dim=1))
         noisy, sigma = (unit["noisy_audio"], unit["noisy_video"]), unit["sigma"]
-        denoised = model.step(model.embed_response(*noisy, sigma), state, kv_layout, layout.response)
+        denoised = step(model.embed_response(*noisy, sigma), layout.response)
         clean = model.embed_response(unit["audio"], unit["video"], torch.zeros_like(sigma))
-        model.step(clean, state, kv_layout, layout.response)
+        step(clean, layout.response)
         return torch.cat([part.flatten(1) for part in (logits, *model.velocities(denoised, *noisy, sigma))], dim=1)
 
     def offline(self, x: Tensor) -> Tensor:

@@ -125,13 +125,14 @@ class ThinkerSide:
             self._receive()
         kv, self.kv_layout = make_room(self.state["kv"], self.kv_layout)
         self.state = {**self.state, "kv": kv}
-        hidden = thinker.hear(user.text_ids, audio_tokens, video_tokens, self.state, self.kv_layout)
+        user_tokens = user.text_ids, audio_tokens, video_tokens
+        chosen = thinker.hear(*user_tokens, self.state, self.kv_layout, user.gumbel)
         watch.lap(timing, "context")
-        state_ids, text_ids = thinker.speak(hidden, self.state, self.kv_layout, user.gumbel)
+        chosen = thinker.speak(chosen, self.state, self.kv_layout, user.gumbel)
         watch.lap(timing, "slots")
         self.link.send(thinker.context_tail(self.state, self.kv_layout))
-        self._sent.append(_Sent(kv["unit"], state_ids, text_ids, timing))
-        self.state = {**self.state, "kv": advance(kv)}
+        self._sent.append(_Sent(kv["unit"], chosen[:, 0], chosen[:, 1:], timing))
+        self.state = {**self.state, "kv": advance(kv), "draft": thinker.draft(chosen)}
         watch.lap(timing, "send")
 
     def collect(self) -> Answer:
@@ -182,9 +183,10 @@ class PerformerSide:
         units = self.state["unit"].tolist()
         noise = [response_noise(config, seed, unit) for seed, unit in zip(self.seeds, units, strict=True)]
         noise = {name: torch.cat([n[name] for n in noise]).to(context_tail) for name in noise[0]}
-        latents = performer.perform(context_tail, noise, self.state, self.kv_layout, self.num_steps)
+        geometry = performer.receive(context_tail, self.state, self.kv_layout)
+        latents = performer.solve(noise, self.state, geometry, self.num_steps)
         self.watch.lap(timing, "solve")
-        tail = performer.commit(latents, self.state, self.kv_layout)
+        tail = performer.commit(latents, self.state, geometry)
         self.state = advance(self.state)
         self.watch.lap(timing, "commit")
         return Reply(latents["audio"], latents["video"], tail, timing.spans)

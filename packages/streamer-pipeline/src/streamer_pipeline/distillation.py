@@ -303,11 +303,11 @@ def roll_out(streamer: StreamerModel, given: Given, noise: Latents, num_steps: i
         words = streamer.embed_language(torch.cat([told.state[..., None], told.agent_text], -1), layout.language)
         context = torch.cat([user, words], dim=2)
         for unit in range(num_units):
-            streamer.step(context[:, unit], state, kv_layout, layout.context)
+            streamer.step(context[:, unit], state, streamer.geometry(state, kv_layout, layout.context))
             tail = read_tail(state, kv_layout.slots(state["unit"], layout.context))
             start = {name: z[:, 0, unit] for name, z in noise.items()}
-            latents = performer.perform(tail, start, state, kv_layout, num_steps)
-            performer.commit(latents, state, kv_layout)
+            geometry = performer.receive(tail, state, kv_layout)
+            performer.commit(performer.solve(start, state, geometry, num_steps), state, geometry)
             state = advance(state)
     return solver.rollout()
 

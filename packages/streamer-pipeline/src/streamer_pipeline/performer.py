@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from causal_vae import State
-from streamer_core import KVLayout, StreamerModel, append_tail, init_kv_state, read_tail
+from streamer_core import Geometry, KVLayout, StreamerModel, append_tail, init_kv_state, read_tail
 from torch import Tensor
 
 Latents = dict[str, Tensor]
@@ -25,7 +25,7 @@ class Solver(Protocol):
 class Performer:
     """Denoises audio and video of one unit together and commits them."""
 
-    stages = ("velocity", "commit")
+    stages = ("receive", "velocity", "commit")
 
     def __init__(self, streamer: StreamerModel, solver: Solver) -> None:
         self.streamer, self.layout, self.solver = streamer, streamer.layout, solver
@@ -42,27 +42,29 @@ class Performer:
         append_tail(kv, torch.arange(length, device=prompt_tail.device).expand(batch, -1), prompt_tail)
         return {**kv, "prompt_length": kv["prompt_length"] + length}
 
-    def perform(
-        self, context_tail: Tensor, noise: Latents, state: State, kv_layout: KVLayout, num_steps: int
-    ) -> Latents:
-        """Append context(k) and solve: noise {"audio": (B, tokens, dim), "video": ...} -> clean latents alike."""
+    def receive(self, context_tail: Tensor, state: State, kv_layout: KVLayout) -> Geometry:
+        """Append context(k), in place. Returns where y_k stands, for all passes over it."""
         append_tail(state, kv_layout.slots(state["unit"], self.layout.context), context_tail)
+        return self.streamer.geometry(state, kv_layout, self.layout.response)
+
+    def solve(self, noise: Latents, state: State, geometry: Geometry, num_steps: int) -> Latents:
+        """Noise {"audio": (B, tokens, dim), "video": ...} -> clean latents alike."""
 
         def velocity(latents: Latents, sigma: Tensor) -> Latents:
-            return self.velocity(latents, sigma, state, kv_layout)
+            return self.velocity(latents, sigma, state, geometry)
 
         return self.solver.solve(velocity, noise, num_steps)
 
-    def velocity(self, latents: Latents, sigma: Tensor, state: State, kv_layout: KVLayout) -> Latents:
+    def velocity(self, latents: Latents, sigma: Tensor, state: State, geometry: Geometry) -> Latents:
         """One pass over the noisy latents of this unit at noise level sigma (B,): their velocities."""
         embedded = self.streamer.embed_response(latents["audio"], latents["video"], sigma)
-        hidden = self.streamer.step(embedded, state, kv_layout, self.layout.response)
+        hidden = self.streamer.step(embedded, state, geometry)
         velocities = self.streamer.velocities(hidden, latents["audio"], latents["video"], sigma)
         return dict(zip(("audio", "video"), velocities, strict=True))
 
-    def commit(self, latents: Latents, state: State, kv_layout: KVLayout) -> Tensor:
+    def commit(self, latents: Latents, state: State, geometry: Geometry) -> Tensor:
         """One clean pass (sigma = 0) over y_k; its K/V is history from now on, and the tail goes to the thinker."""
         sigma = latents["audio"].new_zeros(state["unit"].shape[0])
         embedded = self.streamer.embed_response(latents["audio"], latents["video"], sigma)
-        self.streamer.step(embedded, state, kv_layout, self.layout.response)
-        return read_tail(state, kv_layout.slots(state["unit"], self.layout.response))
+        self.streamer.step(embedded, state, geometry)
+        return read_tail(state, geometry.slots)

@@ -206,7 +206,7 @@ class StreamerPipeline(DiffusionPipeline):
         kv = init_kv_state(kv_layout, 1, "meta", self.streamer.dtype)
         while (limit := kv_layout.max_units()) is not None and num_units > limit:
             kv, kv_layout = make_room(kv, kv_layout, num_units - 1)
-        return 2 * state_nbytes(kv) + state_nbytes(self.thinker.media_state(1, (height, width)))
+        return 2 * state_nbytes(kv) + state_nbytes(self.thinker.init_state(1, (height, width)))
 
     def __call__(
         self,

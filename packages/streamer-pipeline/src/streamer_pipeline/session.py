@@ -31,7 +31,7 @@ from .units import FRAMES_PER_UNIT, AgentUnit, UserUnit
 if TYPE_CHECKING:
     from .pipeline import StreamerPipeline
 
-_FORMAT = "wan-streamer-session-1"
+_FORMAT = "wan-streamer-session-2"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Thinker:
         audio_renderer, video_renderer: (latents, state) -> (media, state): a causal decoder, or a VAE's own `decode`.
     """
 
-    stages = ("perceive", "hear", "speak", "context_tail", "receive", "render")
+    stages = ("perceive", "hear", "revise", "context_tail", "receive", "render")
 
     def __init__(
         self,
@@ -50,17 +50,21 @@ class Thinker:
         weight = self.streamer.lm_head.weight
         kv = init_kv_state(kv_layout, batch, weight.device, weight.dtype)
         kv = self.streamer.prefill(prompt_ids, kv, kv_layout)
-        state = {"kv": kv, **self.media_state(batch, user_size)}
+        state = {"kv": kv, **self.init_state(batch, user_size)}
         slots = torch.arange(length, device=prompt_ids.device).expand(batch, -1)
         return state, read_tail(kv, slots)
 
-    def media_state(self, batch: int, user_size: tuple[int, int]) -> State:
-        """Encoders and decoders of `batch` new sessions, for pictures of the user of `user_size` (H, W)."""
+    def init_state(self, batch: int, user_size: tuple[int, int]) -> State:
+        """All but the history of `batch` new sessions, for pictures of the user of `user_size` (H, W)."""
         config, weight = self.streamer.config, self.streamer.lm_head.weight
         silence = weight.new_zeros(batch, config.audio_latent_channels, config.audio_latents_per_unit)
         grid = config.video_latent_height, config.video_latent_width
         darkness = weight.new_zeros(batch, config.video_latent_channels, 1, *grid)
+        nothing_said = torch.full(
+            (batch, self.layout.num_language_slots), config.state_token_ids[0], device=weight.device
+        )
         return {
+            "draft": self.draft(nothing_said),
             "audio_encoder": self.audio_encoder.init_state(batch),
             "video_encoder": self.video_encoder.init_state(batch, height=user_size[0], width=user_size[1]),
             "audio_decoder": map_state(torch.zeros_like, self.audio_renderer(silence, None)[1]),
@@ -74,39 +78,70 @@ class Thinker:
         return audio_tokens, video_tokens, {**state, "audio_encoder": audio_state, "video_encoder": video_state}
 
     def hear(
-        self, text_ids: Tensor, audio_tokens: Tensor, video_tokens: Tensor, state: State, kv_layout: KVLayout
+        self,
+        text_ids: Tensor,
+        audio_tokens: Tensor,
+        video_tokens: Tensor,
+        state: State,
+        kv_layout: KVLayout,
+        gumbel: Tensor | None = None,
     ) -> Tensor:
-        """The pass over the user's tokens of this unit; returns the last one's hidden state (B, D).
+        """The pass over the context of this unit, its language as drafted: ids (B, 1 + S) that follow from it.
 
         Args:
             text_ids: (B, user text slots), pads where nothing was typed.
-        """
-        embeddings = self.streamer.embed_user(text_ids, audio_tokens, video_tokens)
-        return self.streamer.step(embeddings, state["kv"], kv_layout, self.layout.user)[:, -1]
-
-    def speak(
-        self, hidden: Tensor, state: State, kv_layout: KVLayout, gumbel: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Token-causal passes over the language slots, each chosen from the one before: ids (B,) and (B, S).
-
-        Args:
-            hidden: as `hear` returned it.
             gumbel: (B, 1 + S, V) scaled Gumbel noise to sample with, or None for the most likely token.
         """
-        streamer, layout, kv = self.streamer, self.layout, state["kv"]
-        states = torch.tensor(streamer.config.state_token_ids, device=hidden.device)
-        chosen: list[Tensor] = []
-        for slot in range(layout.num_language_slots):
-            logits = streamer.lm_head(hidden)
-            if gumbel is not None:
-                logits = logits + gumbel[:, slot]
-            if slot == 0:  # the state slot says one of the states, whatever else is in the vocabulary
-                chosen.append(states[logits[:, states].argmax(dim=-1)])
-            else:
-                chosen.append(logits.index_fill(1, states, float("-inf")).argmax(dim=-1))
-            region = slice(layout.language.start + slot, layout.language.start + slot + 1)
-            hidden = streamer.step(streamer.embed_language(chosen[-1][:, None], region), kv, kv_layout, region)[:, -1]
-        return chosen[0], torch.stack(chosen[1:], dim=1)
+        streamer, layout = self.streamer, self.layout
+        user = streamer.embed_user(text_ids, audio_tokens, video_tokens)
+        language = streamer.embed_language(state["draft"], layout.language)
+        geometry = streamer.geometry(state["kv"], kv_layout, layout.context)
+        hidden = streamer.step(torch.cat([user, language], dim=1), state["kv"], geometry)
+        return self.choose(hidden[:, layout.language.start - 1 : -1], 0, gumbel)
+
+    def speak(self, chosen: Tensor, state: State, kv_layout: KVLayout, gumbel: Tensor | None = None) -> Tensor:
+        """The language of this unit, each slot chosen from those before it: ids (B, 1 + S).
+
+        What `hear` chose is right as far as it agrees with the draft, and one slot further. The slots from there on
+        are passed over again with the choice as the draft, until nothing changes (parallel decoding by Jacobi
+        iteration, Santilli et al. 2023). A unit like the one before needs no pass at all; none needs more than one
+        for each slot, and the result is that of one pass for each slot.
+
+        Args:
+            chosen, gumbel: of `hear`.
+        """
+        draft = state["draft"]
+        while not torch.equal(chosen, draft):
+            first = int((chosen != draft).any(dim=0).int().argmax())
+            later = self.revise(chosen, first, state, kv_layout, gumbel)
+            chosen, draft = torch.cat([chosen[:, : first + 1], later], dim=1), chosen
+        return chosen
+
+    def revise(
+        self, draft: Tensor, first: int, state: State, kv_layout: KVLayout, gumbel: Tensor | None = None
+    ) -> Tensor:
+        """Pass over the language slots from `first` on, as drafted (B, 1 + S): ids of the slots after it."""
+        region = slice(self.layout.language.start + first, self.layout.language.stop)
+        embeddings = self.streamer.embed_language(draft[:, first:], region)
+        geometry = self.streamer.geometry(state["kv"], kv_layout, region)
+        hidden = self.streamer.step(embeddings, state["kv"], geometry)
+        return self.choose(hidden[:, :-1], first + 1, gumbel)
+
+    def choose(self, hidden: Tensor, first: int, gumbel: Tensor | None) -> Tensor:
+        """Ids (B, T) of the language slots from `first` on, from the hidden states (B, T, D) of the tokens before."""
+        states = torch.tensor(self.streamer.config.state_token_ids, device=hidden.device)
+        logits = self.streamer.lm_head(hidden)
+        if gumbel is not None:
+            logits = logits + gumbel[:, first : first + logits.shape[1]]
+        words = logits.index_fill(2, states, float("-inf")).argmax(dim=-1)
+        if first > 0:
+            return words
+        # The state slot says one of the states, whatever else is in the vocabulary.
+        return torch.cat([states[logits[:, :1, states].argmax(dim=-1)], words[:, 1:]], dim=1)
+
+    def draft(self, chosen: Tensor) -> Tensor:
+        """What the next unit most likely says: the same state, and no word."""
+        return torch.cat([chosen[:, :1], torch.full_like(chosen[:, 1:], self.streamer.config.pad_token_id)], dim=1)
 
     def context_tail(self, state: State, kv_layout: KVLayout) -> Tensor:
         """The K/V of context(k), packed, as the performer needs it: valid after `speak`."""
