@@ -29,6 +29,46 @@ def video_config():
     )
 
 
+SMALL_MIMI = {
+    "latent_channels": 8,
+    "num_filters": 2,
+    "upsample_groups": 8,
+    "num_hidden_layers": 1,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 4,
+    "sliding_window": 4,
+}
+
+
+def voxtral_config():
+    return causal_codec.VoxtralAudioEncoderConfig(
+        num_mel_bins=8,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        head_dim=8,
+        sliding_window=5,
+        output_dim=8,
+    )
+
+
+def siglip_config():
+    return causal_codec.SiglipVideoEncoderConfig(
+        image_height=24,
+        image_width=12,
+        patch_size=4,
+        num_patches=9,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        output_dim=8,
+    )
+
+
 # class name -> (module, shape of three or more chunks of two streams)
 CASES = {
     "AudioDecoder": (lambda: causal_vae.AudioDecoder(4, 8, 1, 4, 240), (2, 4, 5)),
@@ -40,6 +80,8 @@ CASES = {
     "CausalVideoVAE": (lambda: causal_vae.CausalVideoVAE(**SMALL_VIDEO), (2, 3, 16, 32, 48)),
     "InverseSTFT": (lambda: causal_vae.InverseSTFT(20), (2, 42, 6)),
     "LogMel": (lambda: causal_vae.LogMel(8000, 8, 60, 64, 20), (2, 1, 100)),
+    "MimiAudioVAE": (lambda: causal_vae.MimiAudioVAE(**SMALL_MIMI), (2, 1, 1920 * 4)),
+    "SlidingAttention": (lambda: causal_vae.SlidingAttention(8, 4, 2, 6, 4, 100.0, bias=True), (2, 9, 8)),
     "StreamingSequential": (
         lambda: causal_vae.StreamingSequential(
             causal_vae.CausalConv1d(2, 4, 4, 2), causal_vae.CausalConvTranspose1d(4, 2, 3, 3)
@@ -52,6 +94,8 @@ CASES = {
     "CausalAudioEncoder": (lambda: causal_codec.CausalAudioEncoder(audio_config()), (2, 1, 1920 * 5)),
     "CausalVideoDecoder": (lambda: causal_codec.CausalVideoDecoder(**SMALL_VIDEO, depth=1), (2, 4, 4, 2, 3)),
     "CausalVideoEncoder": (lambda: causal_codec.CausalVideoEncoder(video_config()), (2, 3, 16, 32, 64)),
+    "SiglipVideoEncoder": (lambda: causal_codec.SiglipVideoEncoder(siglip_config()), (2, 3, 16, 20, 30)),
+    "VoxtralAudioEncoder": (lambda: causal_codec.VoxtralAudioEncoder(voxtral_config()), (2, 1, 1920 * 4)),
     "LogMelFrontEnd": (lambda: causal_codec.LogMelFrontEnd(8000, 60, 20, 8), (2, 1, 100)),
 }
 EXPORTED = sorted(

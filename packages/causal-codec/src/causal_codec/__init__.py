@@ -5,12 +5,18 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel  # noqa: F401
 
 from .audio_encoder import CausalAudioEncoder, CausalAudioEncoderConfig, LogMelFrontEnd
 from .decoders import CausalAudioDecoder, CausalVideoDecoder
+from .siglip_encoder import SiglipVideoEncoder, SiglipVideoEncoderConfig
 from .video_encoder import CausalVideoEncoder, CausalVideoEncoderConfig
+from .voxtral_encoder import VoxtralAudioEncoder, VoxtralAudioEncoderConfig
 
 AutoConfig.register("causal_audio_encoder", CausalAudioEncoderConfig, exist_ok=True)
 AutoConfig.register("causal_video_encoder", CausalVideoEncoderConfig, exist_ok=True)
+AutoConfig.register("siglip_video_encoder", SiglipVideoEncoderConfig, exist_ok=True)
+AutoConfig.register("voxtral_audio_encoder", VoxtralAudioEncoderConfig, exist_ok=True)
 AutoModel.register(CausalAudioEncoderConfig, CausalAudioEncoder, exist_ok=True)
 AutoModel.register(CausalVideoEncoderConfig, CausalVideoEncoder, exist_ok=True)
+AutoModel.register(SiglipVideoEncoderConfig, SiglipVideoEncoder, exist_ok=True)
+AutoModel.register(VoxtralAudioEncoderConfig, VoxtralAudioEncoder, exist_ok=True)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,4 +27,8 @@ __all__ = [
     "CausalVideoEncoder",
     "CausalVideoEncoderConfig",
     "LogMelFrontEnd",
+    "SiglipVideoEncoder",
+    "SiglipVideoEncoderConfig",
+    "VoxtralAudioEncoder",
+    "VoxtralAudioEncoderConfig",
 ]

@@ -2,11 +2,13 @@
 
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (pipelines look the base class up here)
 
+from .attention import SlidingAttention
 from .audio_vae import AudioDecoder, CausalAudioVAE, CausalConvNeXt
 from .certificate import Certificate, certify
 from .distributions import DiagonalGaussian
 from .layers import CausalConv1d, CausalConv3d, CausalConvTranspose1d
 from .loading import CheckedLoading
+from .mimi_audio_vae import MimiAudioVAE
 from .spectral import InverseSTFT, LogMel, mel_filterbank
 from .streaming import (
     State,
@@ -40,6 +42,8 @@ __all__ = [
     "DiagonalGaussian",
     "InverseSTFT",
     "LogMel",
+    "MimiAudioVAE",
+    "SlidingAttention",
     "State",
     "StreamingModule",
     "StreamingSequential",

@@ -33,14 +33,32 @@ class StreamerTokenizer(PreTrainedTokenizerFast):
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer_object=tokenizer, pad_token=PAD, additional_special_tokens=list(STATES))
 
+    @classmethod
+    def extend(cls, tokenizer: PreTrainedTokenizerFast) -> StreamerTokenizer:
+        """A pretrained fast tokenizer (Qwen's) with the control tokens after its own; no id that it has changes.
+
+        The new ids are the first that `tokenizer` leaves free; Qwen3's embeddings have rows to spare for them.
+        """
+        extended = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        extended.add_special_tokens([PAD, *STATES])
+        silent = [token for token in tokenizer.all_special_tokens if token not in (PAD, *STATES)]
+        return cls(
+            tokenizer_object=extended,
+            pad_token=PAD,
+            eos_token=tokenizer.eos_token,
+            additional_special_tokens=[*silent, *STATES],
+        )
+
     @property
     def state_ids(self) -> dict[str, int]:
         """{"listen": id, "speak": id}."""
         return {name.strip("<|>"): self.convert_tokens_to_ids(name) for name in STATES}
 
     def encode_words(self, text: str) -> list[int]:
-        """Ids of `text` without control tokens."""
-        return self.encode(text, add_special_tokens=False) if text.strip() else []
+        """Ids of `text` without control tokens. It begins a new word, with a leading space, whatever the tokenizer."""
+        if not text.strip():
+            return []
+        return self.encode(text if text[0].isspace() else f" {text}", add_special_tokens=False)
 
     def decode_slots(self, ids: Iterable[int]) -> str:
         """Text of some slots; pads and other control tokens are silent. Keeps the leading space of a new word."""
