@@ -196,6 +196,30 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    cards: Annotated[list[Path], typer.Argument(help="score.json files of eval, two or more")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for comparison.md and comparison.png")] = None,
+) -> None:
+    """Print score cards side by side, to see what a replaced part did to every measure.
+
+    Needs the extra `eval`: pip install "wan-streamer-pipeline[eval]".
+    """
+    try:
+        from .evaluation.comparison import comparison_table, read_cards, write_comparison
+    except ImportError as error:
+        raise _fail(ImportError(f'{error}; pip install "wan-streamer-pipeline[eval]"')) from error
+    try:
+        read = read_cards(cards)
+        paper = console if console.is_terminal else Console(width=60 + 34 * len(read))
+        paper.print(comparison_table(read))
+        if out is not None:
+            written = write_comparison(read, out)
+            console.print(f"written to {escape(' and '.join(map(str, written)))}", highlight=False, soft_wrap=True)
+    except (ValueError, OSError) as error:
+        raise _fail(error) from error
+
+
+@app.command()
 def serve(
     checkpoint: Annotated[str, typer.Argument(help="folder, hub id, or the bundled checkpoint's name")] = BUNDLED,
     host: Annotated[str, typer.Option(help="address to listen on; any but loopback needs a token")] = "127.0.0.1",

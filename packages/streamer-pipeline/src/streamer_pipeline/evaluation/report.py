@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from .scorecard import Card, Row
+from .scorecard import Card, Row, Scores
 from .statistics import Score
 
 _MARKS = {True: "yes", False: "NO", None: ""}
@@ -82,6 +82,28 @@ def write_json(card: Card, path: Path) -> None:
     }
     record = {"run": card.run, "chance": card.chance, "rows": rows, "by_scenario": scenarios, "minutes": card.minutes}
     path.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def read_json(path: Path) -> Card:
+    """The card that `write_json` wrote.
+
+    Raises:
+        ValueError: the file holds something else. FileNotFoundError: there is none.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        columns: dict[str, Scores] = {}
+        for key, row in record["rows"].items():
+            for name, score in row.items():
+                if isinstance(score, dict):
+                    columns.setdefault(name, {})[key] = Score(**score)
+        scenarios = {
+            column: {name: {kind: Score(**score) for kind, score in rates.items()} for name, rates in by_name.items()}
+            for column, by_name in record["by_scenario"].items()
+        }
+        return Card(columns, record["chance"], scenarios, record["minutes"], record["run"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a score card as `wan-streamer eval --out` writes it: {error!r}") from error
 
 
 def write_html(card: Card, path: Path) -> None:
