@@ -56,6 +56,17 @@ def test_ragged_input_gives_bitwise_the_one_shot_result(pipeline):
         assert_units_equal(found, expected)
 
 
+def test_a_part_without_memory_survives_saving(tmp_path, monkeypatch):
+    pipeline, units = tiny_pipeline(), random_units(4)
+    render = pipeline.thinker.video_renderer
+    monkeypatch.setattr(pipeline.thinker, "video_renderer", lambda latents, state: (render(latents, None)[0], {}))
+    session = open_session(pipeline, seed=4)
+    run(session, units[:2])
+    session.save(tmp_path / "session.safetensors")
+    continued = StreamerSession.load(tmp_path / "session.safetensors", pipeline)
+    assert_units_equal(run(continued, units[2:]), run(session, units[2:]))
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 30.0])
 def test_language_is_that_of_one_pass_for_each_slot(pipeline, temperature):
     """However much of the draft holds: nearly always, sometimes, nearly never."""

@@ -104,6 +104,7 @@ class StreamerSession:
             "options": asdict(self.options),
             "kv": geometry,
             "pending_text": self.pending_text,
+            "parts": list(self.state["thinker"]),
             "streamer": self.pipeline.streamer.config.to_diff_dict(),
         }
         leaves = {name: leaf.contiguous() for name, leaf in flatten_state(self.state).items()}
@@ -138,7 +139,10 @@ class StreamerSession:
             )
         kv_layout = KVLayout(pipeline.streamer.layout, **header["kv"])
         options = SessionOptions(**header["options"])
-        return cls(pipeline, options, kv_layout, unflatten_state(leaves), header["pending_text"])
+        state = unflatten_state(leaves)
+        # A part without memory has no leaf in the file.
+        state["thinker"] = {name: {} for name in header["parts"]} | state["thinker"]
+        return cls(pipeline, options, kv_layout, state, header["pending_text"])
 
     def take_text(self, text: str | None) -> list[int]:
         """Token ids for this unit's user text slots, padded; what does not fit waits for the next units."""
