@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from causal_vae import State
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, Siglip2VisionConfig, Siglip2VisionModel
+from transformers import PreTrainedConfig
 
 from .perception import PerceptionEncoder
 from .public_weights import read_config, read_tower
@@ -107,6 +107,8 @@ class SiglipVideoEncoder(PerceptionEncoder):
     main_input_name = "video"
 
     def __init__(self, config: SiglipVideoEncoderConfig) -> None:
+        from transformers import Siglip2VisionConfig, Siglip2VisionModel  # here: slow to import, and most do without
+
         super().__init__(config)
         fields = {name: getattr(config, name) for name in TOWER_FIELDS}
         self.tower = Siglip2VisionModel(Siglip2VisionConfig(vision_use_head=False, **fields))
@@ -129,6 +131,8 @@ class SiglipVideoEncoder(PerceptionEncoder):
             ValueError: the source is not of that kind (SigLIP 2 of one fixed resolution is transformers' 'siglip'), or
                 its weights do not fit its config.
         """
+        from transformers import Siglip2VisionModel
+
         ours = ("image_height", "image_width", "frames_per_look", "patches_per_side")
         fields = {name: kwargs.pop(name) for name in ours if name in kwargs} | {"output_dim": output_dim}
         source = read_config(pretrained_model_name_or_path, "siglip2", "siglip2_vision_model", kwargs)

@@ -25,8 +25,7 @@ import torch.nn.functional as F
 from causal_vae import CausalConv1d, SlidingAttention, State, StreamingModule, StreamingSequential, substates
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, VoxtralRealtimeEncoder
-from transformers.audio_utils import mel_filter_bank
+from transformers import PreTrainedConfig
 
 from .perception import PerceptionEncoder
 from .public_weights import read_config, read_tower
@@ -123,6 +122,8 @@ class WhisperLogMel(StreamingModule):
     stride = HOP
 
     def __init__(self, num_mels: int) -> None:
+        from transformers.audio_utils import mel_filter_bank  # here: it imports torchaudio
+
         super().__init__()
         filters = mel_filter_bank(
             num_frequency_bins=WINDOW // 2 + 1,
@@ -244,6 +245,8 @@ class VoxtralAudioEncoder(PerceptionEncoder):
         Raises:
             ValueError: the source is not Voxtral Realtime, or its weights do not fit its config.
         """
+        from transformers import VoxtralRealtimeEncoder
+
         source = read_config(pretrained_model_name_or_path, "voxtral_realtime", "voxtral_realtime_encoder", kwargs)
         audio = getattr(source, "audio_config", source)
         tower = read_tower(
