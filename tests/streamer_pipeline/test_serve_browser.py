@@ -4,16 +4,19 @@ import asyncio
 import os
 import shutil
 import sys
+from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("aiortc", reason="the extra [serve] is not installed")
 pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 
 from live_server import live_server, until
-from playwright.async_api import async_playwright
-from streamer_pipeline import StreamerPipeline, split_units
+from playwright.async_api import Browser, Page, async_playwright
+from streamer_pipeline import FRAME_RATE, StreamerPipeline, split_units
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
@@ -22,36 +25,70 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 PATIENCE_MS = 120_000
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 SCREENSHOTS = os.environ.get("WAN_STREAMER_SCREENSHOTS")  # a folder to look at
+HEIGHT, WIDTH = 192, 336
+TICKS_PER_PICTURE = 90_000 // FRAME_RATE  # of RTP's clock for video
+STOPPED = "/one two three((?! ten).)*okay i will stop/"
+WATCH_PICTURES = """() => {
+    const agent = document.querySelector("#agent");
+    window.shown = [];
+    const note = (_, { rtpTimestamp, presentedFrames }) => {
+        window.shown.push([rtpTimestamp, presentedFrames]);
+        agent.requestVideoFrameCallback(note);
+    };
+    agent.requestVideoFrameCallback(note);
+}"""
 
 
 @pytest.fixture(scope="module")
-def devices(tmp_path_factory) -> list[str]:
-    """The flags of Chromium that make it see and hear a user who asks what they hold."""
-    import torch
+def pipeline() -> StreamerPipeline:
+    return StreamerPipeline.from_pretrained()
+
+
+@asynccontextmanager
+async def served(pipeline: StreamerPipeline, flags: list[str]):
+    """(LiveServer, its address, a browser): one solver step, which leaves the most of the processor to the browser."""
+    async with (
+        live_server(pipeline=pipeline, height=HEIGHT, width=WIDTH, num_inference_steps=1) as (server, url),
+        async_playwright() as tools,
+    ):
+        browser = await tools.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *flags])
+        yield server, url, browser
+        await browser.close()
+
+
+def devices(folder: Path, scene: str) -> list[str]:
+    """The flags that make Chromium see and hear the user of a scenario, again and again."""
     from fake_devices import write_devices
     from make_demo_recording import synthetic_user
 
-    frames, sound, _ = synthetic_user(["object"])
+    frames, sound, _ = synthetic_user([scene])
     video = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
-    units = split_units(torch.from_numpy(sound).T.float().contiguous(), video)
-    return write_devices(units, tmp_path_factory.mktemp("devices"))
+    return write_devices(split_units(torch.from_numpy(sound).T.float().contiguous(), video), folder)
 
 
-async def connected(page, url: str) -> None:
+async def new_page(browser: Browser, errors: list[str]) -> Page:
+    """A page whose uncaught errors are collected."""
+    page = await browser.new_page(viewport={"width": 640, "height": 900})
+    page.set_default_timeout(PATIENCE_MS)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    return page
+
+
+async def connected(page: Page, url: str) -> None:
     await page.goto(url)
     await page.click("#connect")
     await eventually(page, "['listen', 'speak'].includes(document.querySelector('#state').dataset.state)")
     await eventually(page, "document.querySelector('#agent').getVideoPlaybackQuality().totalVideoFrames > 10")
 
 
-async def eventually(page, expression: str) -> None:
+async def eventually(page: Page, expression: str) -> None:
     """Wait until it is true (Playwright's own waiting evaluates strings inside the page, which its policy forbids)."""
     async with asyncio.timeout(PATIENCE_MS / 1000):
         while not await page.evaluate(expression):
             await asyncio.sleep(0.1)
 
 
-async def heard_energy(page) -> float:
+async def heard_energy(page: Page) -> float:
     """What the browser has played of the agent so far: WebRTC's total audio energy."""
     return await page.evaluate(
         """async () => {
@@ -62,32 +99,27 @@ async def heard_energy(page) -> float:
     )
 
 
-def test_talk_type_refuse_reload_and_hang_up(devices):
+def test_talk_type_refuse_reload_and_hang_up(pipeline, tmp_path):
     async def talk():
-        async with (
-            live_server(pipeline=StreamerPipeline.from_pretrained(), height=192, width=336) as (server, url),
-            async_playwright() as tools,
-        ):
-            browser = await tools.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *devices])
-            first, second = await browser.new_page(), await browser.new_page()
-            errors = []
-            for page in (first, second):
-                page.set_default_timeout(PATIENCE_MS)
-                page.on("pageerror", lambda error: errors.append(str(error)))
-
+        errors = []
+        async with served(pipeline, devices(tmp_path, "object")) as (server, url, browser):
+            first, second = [await new_page(browser, errors) for _ in range(2)]
+            await first.goto(url)
+            await take_pictures(first, "before")
             await connected(first, url)
-            assert await first.evaluate("[agent.videoWidth, agent.videoHeight]") == [336, 192]
+            assert await first.evaluate("[agent.videoWidth, agent.videoHeight]") == [WIDTH, HEIGHT]
             await eventually(first, "document.querySelector('#words .agent')?.textContent.length > 8")
             assert await heard_energy(first) > 0
             await first.fill("#text", "hello there")
             await first.press("#text", "Enter")
             assert "hello there" in await first.inner_text("#words .you")
             await eventually(first, "Number(document.querySelector('#total').textContent) > 0")
-            await take_pictures(first)
+            await take_pictures(first, "talking")
 
             await second.goto(url)
             await second.click("#connect")
             await eventually(second, "document.querySelector('#notice').textContent.includes('server is full')")
+            await take_pictures(second, "full")
             await second.close()
 
             await first.reload()
@@ -99,13 +131,42 @@ def test_talk_type_refuse_reload_and_hang_up(devices):
             await first.click("#connect")
             await eventually(first, "document.querySelector('#state').textContent === 'Not connected'")
             await until(lambda: server.num_sessions == 0)
-            await browser.close()
         assert errors == []
 
     asyncio.run(talk())
 
 
-async def take_pictures(page) -> None:
+def test_the_agent_stops_when_interrupted_and_its_pictures_play_at_25_per_second(pipeline, tmp_path):
+    """The user asks it to count to ten and says "stop" before it is done, over and over; it must stop once in time.
+
+    A machine on which the model cannot keep up makes it deaf now and then, which says nothing about interruptions.
+    """
+
+    async def talk():
+        errors = []
+        async with served(pipeline, devices(tmp_path, "interrupt")) as (server, url, browser):
+            page = await new_page(browser, errors)
+            await connected(page, url)
+            await page.evaluate(WATCH_PICTURES)
+            try:
+                await eventually(page, f"{STOPPED}.test(document.querySelector('#words').textContent)")
+            except TimeoutError:
+                if deaf := server.metrics.registry.get_sample_value("wan_streamer_dropped_inputs_total"):
+                    pytest.skip(f"this machine is too slow or too busy now: {deaf:.0f} units of the user were dropped")
+                raise
+            shown = await page.evaluate("window.shown")
+            await eventually(page, "document.querySelector('#state').dataset.state === 'listen'")
+        assert errors == []
+        return shown
+
+    shown = asyncio.run(talk())
+    steps = [(b[0] - a[0]) % 2**32 for a, b in pairwise(shown)]
+    assert {step % TICKS_PER_PICTURE for step in steps} == {0}  # each is one of 25 moments of a second
+    num_due = sum(steps) // TICKS_PER_PICTURE
+    assert 0.9 * num_due <= shown[-1][1] - shown[0][1] <= num_due  # and hardly one was passed over
+
+
+async def take_pictures(page: Page, what: str) -> None:
     """The page in light, dark and on a phone, for people to look at; in any of them nothing may stick out."""
     for name, scheme, width, height in (
         ("light", "light", 1280, 900),
@@ -116,15 +177,14 @@ async def take_pictures(page) -> None:
         await page.set_viewport_size({"width": width, "height": height})
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
         if SCREENSHOTS:
-            await page.screenshot(path=str(Path(SCREENSHOTS) / f"{name}.png"), full_page=True)
+            await page.screenshot(path=str(Path(SCREENSHOTS) / f"{what}-{name}.png"), full_page=True)
 
 
 def test_a_refused_camera_is_said_in_words():
     async def talk():
         async with live_server() as (server, url), async_playwright() as tools:
             browser = await tools.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-            page = await browser.new_page()
-            page.set_default_timeout(PATIENCE_MS)
+            page = await new_page(browser, [])
             await page.goto(url)
             await page.focus("#connect")
             await page.keyboard.press("Enter")

@@ -190,7 +190,12 @@ def create_app(server: LiveServer) -> FastAPI:
     @app.get("/about")
     def about() -> dict[str, object]:
         """What the page needs to know before it connects."""
-        return {"recording": options.record is not None, "token_needed": bool(options.token)}
+        return {
+            "recording": options.record is not None,
+            "token_needed": bool(options.token),
+            "height": options.height,
+            "width": options.width,
+        }
 
     @app.get("/healthz")
     def health() -> dict[str, object]:

@@ -172,7 +172,8 @@ async function openDevices() {
     throw new CallError("The browser gives camera and microphone only to pages on localhost or by HTTPS.");
   }
   const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
-  const video = { width: { ideal: 640 }, height: { ideal: 360 }, frameRate: { ideal: 25 }, facingMode: "user" };
+  const size = { width: { ideal: about.width }, height: { ideal: about.height } }; // more would be sent to be thrown away
+  const video = { ...size, frameRate: { ideal: 25 }, facingMode: "user" };
   try {
     return await navigator.mediaDevices.getUserMedia({ audio, video });
   } catch (error) {
