@@ -10,7 +10,7 @@ Shape legend: B session, T tokens of this pass, S key slots, L layers, Hq query 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -49,16 +49,28 @@ def attention_blocks(
     return blocks
 
 
+class HeadExchange(Protocol):
+    """How ranks that share a pass trade their tokens for heads, and back, around attention."""
+
+    def to_heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Own tokens of all heads (B, heads, own T, D) -> all tokens of own heads (B, own heads, T, D)."""
+
+    def to_tokens(self, y: Tensor) -> Tensor:
+        """All tokens of own heads (B, T, own heads * D) -> own tokens of all heads (B, own T, heads * D)."""
+
+
 class Geometry(NamedTuple):
     """Where the tokens of a pass stand and what they see: the same in every layer, and in every pass over them.
 
     rotary: of `RotaryEmbedding`. blocks: the mask, cut by rows. slots: (B, T) where the cache keeps their keys and
-    values; None without a cache.
+    values; None without a cache. exchange: None where one process computes the pass; else `rotary` is that of a rank's
+    own tokens, `blocks` and `slots` are those of all tokens, and the cache holds the rank's own heads.
     """
 
     rotary: tuple[Tensor, Tensor]
     blocks: list[AttentionBlock]
     slots: Tensor | None = None
+    exchange: HeadExchange | None = None
 
 
 class RMSNorm(nn.Module):
@@ -131,6 +143,8 @@ class Attention(nn.Module):
         query = rotate(self.q_norm(query).transpose(1, 2), *geometry.rotary)
         key = rotate(self.k_norm(key).transpose(1, 2), *geometry.rotary)
         value = value.transpose(1, 2)
+        if geometry.exchange is not None:
+            query, key, value = geometry.exchange.to_heads(query, key, value)
         if cache is not None:
             keys, values = cache  # (B, H, S, D)
             where = geometry.slots[:, None, :, None].expand_as(key)
@@ -142,7 +156,8 @@ class Attention(nn.Module):
             folded = rows.unflatten(1, (-1, self.num_groups)).flatten(2, 3)  # (B, H, groups * T, D)
             y = attend(folded, *seen, block.mask)
             outputs.append(y.unflatten(2, (self.num_groups, -1)).permute(0, 3, 1, 2, 4).flatten(2))
-        return self.o_proj(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1))
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return self.o_proj(y if geometry.exchange is None else geometry.exchange.to_tokens(y))
 
 
 class MLP(nn.Module):
