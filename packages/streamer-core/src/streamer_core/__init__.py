@@ -2,11 +2,11 @@
 
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast  # noqa: F401
 
-from .cache import KVLayout, advance, append_tail, grow, init_kv_state, read_tail
+from .cache import KVLayout, advance, append_tail, grow, init_kv_state, read_tail, start_history
 from .config import StreamerConfig, preset
 from .latents import pack_audio, pack_video, unpack_audio, unpack_video
 from .layout import UnitLayout
-from .model import StreamerModel, StreamerOutput, UnitStreams, streamer_loss, training_mask
+from .model import Reference, StreamerModel, StreamerOutput, UnitStreams, streamer_loss, training_mask
 from .scheduler import FlowMatchScheduler, SchedulerMixin, UniPCFlowScheduler, sample_logit_normal  # noqa: F401
 from .tokenizer import StreamerTokenizer
 from .transformer import Geometry, StreamerTransformer
@@ -19,6 +19,7 @@ __all__ = [
     "FlowMatchScheduler",
     "Geometry",
     "KVLayout",
+    "Reference",
     "StreamerConfig",
     "StreamerModel",
     "StreamerOutput",
@@ -36,6 +37,7 @@ __all__ = [
     "preset",
     "read_tail",
     "sample_logit_normal",
+    "start_history",
     "streamer_loss",
     "training_mask",
     "unpack_audio",

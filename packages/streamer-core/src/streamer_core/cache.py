@@ -117,6 +117,14 @@ def append_tail(state: State, slots: Tensor, tail: Tensor) -> None:
     state["values"].scatter_(3, where, tail[:, 1])
 
 
+def start_history(prompt_tail: Tensor, kv_layout: KVLayout) -> State:
+    """History that begins with a prompt's K/V (B, 2, L, H, P, D), which every later token sees."""
+    batch, length = prompt_tail.shape[0], prompt_tail.shape[4]
+    state = init_kv_state(kv_layout, batch, prompt_tail.device, prompt_tail.dtype)
+    append_tail(state, torch.arange(length, device=prompt_tail.device).expand(batch, -1), prompt_tail)
+    return {**state, "prompt_length": state["prompt_length"] + length}
+
+
 def advance(state: State) -> State:
     """Commit the current unit: the clock moves on and what was written for it becomes history."""
     return {**state, "unit": state["unit"] + 1}

@@ -58,6 +58,17 @@ class UnitStreams:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What the agent looks and sounds like, as R units of it that the prompt holds (third report, the world).
+
+    audio (B, R, tokens, dim) and video (B, R, tokens, dim): packed clean latents, as in `UnitStreams`.
+    """
+
+    audio: Tensor
+    video: Tensor
+
+
+@dataclass(frozen=True)
 class StreamerOutput:
     """logits (B, K, 1 + text slots, V) for the state and text slots; velocities (B, N, K, tokens, dim) or None."""
 
@@ -181,6 +192,14 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         latents = [self.audio_in(audio) + levels[0], self.video_in(video) + levels[1]]
         return self._with_slots(torch.cat(latents, dim=-2), self.layout.response)
 
+    def embed_prompt(self, prompt_ids: Tensor, reference: Reference | None = None) -> Tensor:
+        """Words (B, P), then the reference's units as clean responses stand in history: (B, P', D)."""
+        words = self.model.embed_tokens(prompt_ids)
+        if reference is None:
+            return words
+        clean = words.new_zeros(reference.audio.shape[:2])
+        return torch.cat([words, self.embed_response(reference.audio, reference.video, clean).flatten(1, 2)], dim=1)
+
     def velocities(
         self, hidden: Tensor, audio: Tensor, video: Tensor, sigma: Tensor, video_sigma: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -206,6 +225,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         prompt_ids: Tensor | None = None,
         clock_offset: Tensor | None = None,
         video_sigma: Tensor | None = None,
+        reference: Reference | None = None,
     ) -> StreamerOutput:
         """Every unit at once: clean tokens as history, and N noisy copies of each response to denoise.
 
@@ -216,6 +236,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             prompt_ids: (B, P) tokens before unit 0, or None.
             clock_offset: (B,) extra positions between prompt and unit 0, so that far clocks are not new at serving.
             video_sigma: (B, N, K), the picture's own noise level where it differs from the sound's.
+            reference: the rest of the prompt, after its words.
         """
         layout, device = self.layout, streams.state.device
         batch, num_units = streams.state.shape
@@ -228,21 +249,21 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             region, num_copies = slice(0, layout.num_tokens), sigma.shape[1]
             clean.append(self.embed_response(streams.audio, streams.video, sigma.new_zeros(batch, num_units)))
         embeddings = torch.cat(clean, dim=2).flatten(1, 2)  # (B, K * tokens per unit, D)
-        start = torch.zeros(batch, dtype=torch.int64, device=device)
-        start = (
-            start + (0 if prompt_ids is None else prompt_ids.shape[1]) + (0 if clock_offset is None else clock_offset)
-        )
+        if prompt_ids is None:
+            prompt_ids = streams.state.new_empty(batch, 0)
+        prompt = self.embed_prompt(prompt_ids, reference)
+        prompt_length = prompt.shape[1]
+        start = torch.full((batch,), prompt_length, device=device)
+        if clock_offset is not None:
+            start = start + clock_offset
         all_units = torch.arange(num_units, device=device).expand(batch, -1)
         positions = [layout.positions(all_units, start, region)]
         if num_copies:
             noisy = self.embed_response(noisy_audio, noisy_video, sigma, video_sigma)
             embeddings = torch.cat([embeddings, noisy.flatten(1, 3)], dim=1)
             positions += [layout.positions(all_units, start, layout.response)] * num_copies
-        prompt_length = 0
-        if prompt_ids is not None:
-            prompt_length = prompt_ids.shape[1]
-            embeddings = torch.cat([self.model.embed_tokens(prompt_ids), embeddings], dim=1)
-            positions.insert(0, torch.arange(prompt_length, device=device).expand(batch, 3, -1))
+        embeddings = torch.cat([prompt, embeddings], dim=1)
+        positions.insert(0, torch.arange(prompt_length, device=device).expand(batch, 3, -1))
         sequence = (layout, num_units, num_copies, prompt_length, device, region)
         mask = training_mask(*sequence)
         order, row_counts = group_rows(*sequence)
@@ -283,22 +304,28 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         """
         return self.model(embeddings, geometry, (state["keys"], state["values"]))
 
-    def prefill(self, prompt_ids: Tensor, state: State, kv_layout: KVLayout) -> State:
+    def prefill(
+        self, prompt_ids: Tensor, state: State, kv_layout: KVLayout, reference: Reference | None = None
+    ) -> State:
         """Write a prompt (B, P) into an empty state's sink; it is seen by every later token and never evicted.
+
+        Args:
+            reference: the rest of the prompt, after its words.
 
         Raises:
             ValueError: the prompt is longer than `kv_layout.prompt_capacity`.
         """
-        batch, length = prompt_ids.shape
+        prompt = self.embed_prompt(prompt_ids, reference)
+        batch, length, _ = prompt.shape
         if length > kv_layout.prompt_capacity:
             raise ValueError(f"the prompt has {length} tokens; this session holds {kv_layout.prompt_capacity}")
         if length:
-            index = torch.arange(length, device=prompt_ids.device)
-            mask = torch.arange(kv_layout.num_slots, device=prompt_ids.device) <= index[:, None]
+            index = torch.arange(length, device=prompt.device)
+            mask = torch.arange(kv_layout.num_slots, device=prompt.device) <= index[:, None]
             geometry = self.model.geometry(
                 index.expand(batch, 3, -1), mask[None], state["keys"].dtype, slots=index.expand(batch, -1)
             )
-            self.step(self.model.embed_tokens(prompt_ids), state, geometry)
+            self.step(prompt, state, geometry)
         return {**state, "prompt_length": torch.full_like(state["prompt_length"], length)}
 
 

@@ -21,6 +21,7 @@ from .units import (
     UnitBuffer,
     UserUnit,
 )
+from .world import PreparedWorld, World
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "MonotonicClock",
     "Parcel",
     "Performer",
+    "PreparedWorld",
     "ProcessChannel",
     "RealTimeSession",
     "RealTimeStatistics",
@@ -56,6 +58,7 @@ __all__ = [
     "UnitBuffer",
     "UnitTiming",
     "UserUnit",
+    "World",
     "bundled_checkpoint",
     "captions",
     "message_nbytes",

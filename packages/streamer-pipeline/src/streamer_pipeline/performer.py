@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from causal_vae import State
-from streamer_core import Geometry, KVLayout, StreamerModel, append_tail, init_kv_state, read_tail
+from streamer_core import Geometry, KVLayout, StreamerModel, append_tail, read_tail, start_history
 from torch import Tensor
 
 Latents = dict[str, Tensor]
@@ -36,11 +36,8 @@ class Performer:
             setattr(self, name, torch.compile(getattr(self, name), fullgraph=True, dynamic=False, **options))
 
     def start(self, prompt_tail: Tensor, kv_layout: KVLayout) -> State:
-        """State of new sessions from the prompt's K/V (B, 2, L, H, P, D), as `Thinker.start` returned it."""
-        batch, length = prompt_tail.shape[0], prompt_tail.shape[4]
-        kv = init_kv_state(kv_layout, batch, prompt_tail.device, prompt_tail.dtype)
-        append_tail(kv, torch.arange(length, device=prompt_tail.device).expand(batch, -1), prompt_tail)
-        return {**kv, "prompt_length": kv["prompt_length"] + length}
+        """State of new sessions from the prompt's K/V (B, 2, L, H, P, D), from `Thinker.prefill`."""
+        return start_history(prompt_tail, kv_layout)
 
     def receive(self, context_tail: Tensor, state: State, kv_layout: KVLayout) -> Geometry:
         """Append context(k), in place. Returns where y_k stands, for all passes over it."""

@@ -33,6 +33,7 @@ from .performer import Performer
 from .session import SessionOptions, StreamerSession
 from .thinker import Renderer, Thinker
 from .units import HEIGHT, WIDTH, AgentUnit, UnitBuffer, UserUnit
+from .world import PreparedWorld, World, encode_reference
 
 BUNDLED = "wan-streamer-tiny"
 
@@ -156,7 +157,7 @@ class StreamerPipeline(DiffusionPipeline):
     @torch.inference_mode()
     def open_session(
         self,
-        prompt: str | None = None,
+        prompt: str | World | PreparedWorld | None = None,
         seed: int = 0,
         num_inference_steps: int | None = None,
         temperature: float = 0.0,
@@ -167,21 +168,35 @@ class StreamerPipeline(DiffusionPipeline):
         """Begin a conversation; the prompt is prefilled once.
 
         Args:
-            prompt: system text; None takes the checkpoint's own.
+            prompt: system text, or a world with the agent's face and voice; None takes the checkpoint's own text.
             temperature: of language sampling; 0 always takes the most likely token.
             height, width: of the user's picture.
             capacity_units: first size of a full history, which doubles as it fills; windows need no room to grow.
         """
-        prompt = self.config.prompt if prompt is None else prompt
         num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         if num_steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1; got {num_steps}")
-        ids = torch.tensor([self.tokenizer.encode_words(prompt)], dtype=torch.int64, device=self.device)
-        kv_layout = self.kv_layout(max(64, ids.shape[1]), capacity_units)
-        thinking, prompt_tail = self.thinker.start(ids, kv_layout, (height, width))
-        state: State = {"thinker": thinking, "performer": self.performer.start(prompt_tail, kv_layout)}
-        options = SessionOptions(prompt, seed, num_steps, temperature, height, width)
+        world = prompt if isinstance(prompt, PreparedWorld) else self.prepare_world(prompt)
+        kv_layout = self.kv_layout(max(64, world.num_tokens), capacity_units)
+        state: State = {
+            "thinker": self.thinker.start(world.tail, kv_layout, (height, width)),
+            "performer": self.performer.start(world.tail, kv_layout),
+        }
+        options = SessionOptions(world.text, seed, num_steps, temperature, height, width)
         return StreamerSession(self, options, kv_layout, state)
+
+    @torch.inference_mode()
+    def prepare_world(self, world: str | World | None = None) -> PreparedWorld:
+        """Prefill a prompt once, for any number of sessions to come; None is the checkpoint's own text.
+
+        Raises:
+            ValueError: the world's picture has not the size that the agent is drawn in.
+        """
+        if not isinstance(world, World):
+            world = World(self.config.prompt if world is None else world)
+        ids = torch.tensor([self.tokenizer.encode_words(world.text)], dtype=torch.int64, device=self.device)
+        reference = None if world.picture is None else encode_reference(self, world.picture, world.voice)
+        return PreparedWorld(world.text, self.thinker.prefill(ids, reference))
 
     def kv_layout(self, prompt_capacity: int = 64, capacity_units: int = 64) -> KVLayout:
         """Geometry of a session's history under the checkpoint's windows; `.nbytes()` says what it will take."""
@@ -190,7 +205,7 @@ class StreamerPipeline(DiffusionPipeline):
     @torch.inference_mode()
     def session_nbytes(
         self,
-        prompt: str | None = None,
+        prompt: str | World | PreparedWorld | None = None,
         height: int = HEIGHT,
         width: int = WIDTH,
         capacity_units: int = 64,
@@ -201,8 +216,8 @@ class StreamerPipeline(DiffusionPipeline):
         Both sides' keys and values and the states of encoders and decoders: what `StreamerSession.nbytes()` measures.
         Under windows it is the same for every `num_units`.
         """
-        prompt = self.config.prompt if prompt is None else prompt
-        kv_layout = self.kv_layout(max(64, len(self.tokenizer.encode_words(prompt))), capacity_units)
+        world = prompt if isinstance(prompt, PreparedWorld) else self.prepare_world(prompt)
+        kv_layout = self.kv_layout(max(64, world.num_tokens), capacity_units)
         kv = init_kv_state(kv_layout, 1, "meta", self.streamer.dtype)
         while (limit := kv_layout.max_units()) is not None and num_units > limit:
             kv, kv_layout = make_room(kv, kv_layout, num_units - 1)

@@ -12,7 +12,17 @@ from typing import Any
 
 import torch
 from causal_vae import State, StreamingModule, map_state
-from streamer_core import KVLayout, StreamerModel, append_tail, init_kv_state, read_tail, unpack_audio, unpack_video
+from streamer_core import (
+    KVLayout,
+    Reference,
+    StreamerModel,
+    append_tail,
+    init_kv_state,
+    read_tail,
+    start_history,
+    unpack_audio,
+    unpack_video,
+)
 from torch import Tensor
 
 Renderer = Callable[[Tensor, State | None], tuple[Tensor, State]]
@@ -44,15 +54,21 @@ class Thinker:
         for name in self.stages:
             setattr(self, name, torch.compile(getattr(self, name), fullgraph=True, dynamic=False, **options))
 
-    def start(self, prompt_ids: Tensor, kv_layout: KVLayout, user_size: tuple[int, int]) -> tuple[State, Tensor]:
-        """Prefill the prompt (B, P): (state of new sessions, the prompt's K/V, which the performer receives once)."""
-        batch, length = prompt_ids.shape
-        weight = self.streamer.lm_head.weight
-        kv = init_kv_state(kv_layout, batch, weight.device, weight.dtype)
-        kv = self.streamer.prefill(prompt_ids, kv, kv_layout)
-        state = {"kv": kv, **self.init_state(batch, user_size)}
-        slots = torch.arange(length, device=prompt_ids.device).expand(batch, -1)
-        return state, read_tail(kv, slots)
+    def prefill(self, prompt_ids: Tensor, reference: Reference | None = None) -> Tensor:
+        """K/V of a prompt (B, P) and its reference (B, 2, L, H, P', D): what every session of it begins with."""
+        batch, weight = len(prompt_ids), self.streamer.lm_head.weight
+        length = prompt_ids.shape[1]
+        if reference is not None:
+            length += reference.audio.shape[1] * self.layout.num_response_tokens
+        kv_layout = KVLayout(self.layout, length, 0, 0)
+        kv = self.streamer.prefill(
+            prompt_ids, init_kv_state(kv_layout, batch, weight.device, weight.dtype), kv_layout, reference
+        )
+        return read_tail(kv, torch.arange(length, device=weight.device).expand(batch, -1))
+
+    def start(self, prompt_tail: Tensor, kv_layout: KVLayout, user_size: tuple[int, int]) -> State:
+        """State of new sessions from the prompt's K/V, as `prefill` returned it."""
+        return {"kv": start_history(prompt_tail, kv_layout), **self.init_state(len(prompt_tail), user_size)}
 
     def init_state(self, batch: int, user_size: tuple[int, int]) -> State:
         """All but the history of `batch` new sessions, for pictures of the user of `user_size` (H, W)."""
