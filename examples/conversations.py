@@ -29,6 +29,7 @@ PER_UNIT = {
     "user_frames": 1,
     "user_heard": 1,
     "user_seen": 1,
+    "user_typed": 1,
     "state": 1,
     "text": 1,
     "audio_latents": 4,
@@ -197,6 +198,8 @@ class Conversations(IterableDataset):
         }
         pad, listen = self.tokenizer.pad_token_id, self.tokenizer.state_ids["listen"]
         window["user_text"] = torch.full((self.num_units, self.user_text_slots), pad)
+        if "user_typed" in window:
+            window["user_text"][:, :1] = window["user_typed"]
         if task == "speaking":
             window["user_text"][:, 0] = self._typed(joined)[: self.num_units]
             window["user_audio"] = torch.zeros_like(window["user_audio"])
@@ -246,4 +249,6 @@ def collate(windows: list[dict[str, Tensor]], with_latents: bool) -> DuplexBatch
         valid=stacked["valid"],
         audio_latents=stacked["audio_latents"] if with_latents else None,
         video_latents=stacked.get("video_latents") if with_latents else None,
+        reference_audio=stacked.get("reference_audio"),
+        reference_video=stacked.get("reference_video"),
     )

@@ -13,8 +13,8 @@ from .face import AGENT, Identity, random_identity
 from .grammar import COLORS, NUMBERS, OBJECTS
 from .motion import attend, hold, idle_motion, nod, show_fingers, smile, wave, write_at
 from .phonemes import espeak_viseme, mouth_track
-from .scenarios import SCENARIOS
-from .script import AgentSegment, Expectation, Script, UserSegment, VisualEvent
+from .scenarios import DIRECTED, SCENARIOS
+from .script import AgentSegment, Behavior, Expectation, Script, UserSegment, VisualEvent
 from .shapes import Tracks
 from .splits import HELD_OUT_PAIRS, HELD_OUT_SUMS, split_of, user_identity_seed
 
@@ -30,6 +30,7 @@ class Dyad:
     user_motion, agent_motion: tracks `(num_units * 4,)` float32 for `render_frames`.
     user_word_ends: when each word of the user ends, in seconds, and the word.
     agent_words: per unit the words that START in it. agent_speaking: `(num_units,)` bool, a reply is being spoken.
+    agent_behaviors: what the agent does with its body. directives: what it was told to do, in the unit of the telling.
 
     A trainer pairs user unit k with agent unit k + response_delay: the reaction law of `Script` makes sure that the
     agent never reacts to what such a model has not heard or seen yet.
@@ -53,6 +54,8 @@ class Dyad:
     agent_speaking: np.ndarray
     user_segments: list[UserSegment]
     agent_segments: list[AgentSegment]
+    agent_behaviors: list[Behavior]
+    directives: list[Behavior]
     visual_events: list[VisualEvent]
     expect: list[Expectation]
 
@@ -81,6 +84,7 @@ class Dyad:
             "agent": {
                 "identity": self.agent_identity.name,
                 "segments": [asdict(segment) for segment in self.agent_segments],
+                "behaviors": [asdict(behavior) for behavior in self.agent_behaviors],
                 "words": self.agent_words,
             },
             "expect": [asdict(expectation) for expectation in self.expect],
@@ -94,22 +98,23 @@ def build_dyad(
 
     Args:
         seed: decides everything, also the split (see `splits.split_of`).
-        scenario: one of `SCENARIOS`; None lets the seed choose.
+        scenario: one of `SCENARIOS` or `DIRECTED`; None lets the seed choose among the first.
         voice: the agent's voice; pass one when building many. None loads it.
         response_delay: units between what a model takes in and when its response plays (DESIGN section 4), 1 or 2.
 
     Raises:
         ValueError: seed, scenario or response_delay outside what exists.
     """
-    if scenario is not None and scenario not in SCENARIOS:
-        raise ValueError(f"no scenario {scenario!r}; there are {', '.join(SCENARIOS)}")
+    all_scenarios = SCENARIOS | DIRECTED
+    if scenario is not None and scenario not in all_scenarios:
+        raise ValueError(f"no scenario {scenario!r}; there are {', '.join(all_scenarios)}")
     if response_delay not in (1, 2):
         raise ValueError(f"response_delay is {response_delay}; it is 1 (thinker, then performer) or 2 (they overlap)")
     split = split_of(seed)
     scenario = scenario or list(SCENARIOS)[np.random.default_rng([seed, 1]).integers(len(SCENARIOS))]
-    rng = np.random.default_rng([seed, 2 + list(SCENARIOS).index(scenario)])
+    rng = np.random.default_rng([seed, 2 + list(all_scenarios).index(scenario)])
     script = Script(rng, split, voice or AgentVoice(), response_delay)
-    num_units = SCENARIOS[scenario](script) + int(rng.integers(5, 9))
+    num_units = all_scenarios[scenario](script) + int(rng.integers(5, 9))
     user_audio, snr_db = _user_audio(script, num_units)
     agent_audio, agent_words, agent_speaking = _agent_speech(script, num_units)
     duration = num_units * UNIT_FRAMES / FRAME_RATE
@@ -132,6 +137,8 @@ def build_dyad(
         agent_speaking=agent_speaking,
         user_segments=script.user_segments,
         agent_segments=script.agent_segments,
+        agent_behaviors=script.agent_behaviors(),
+        directives=script.directives,
         visual_events=[replace(event, end=min(event.end, duration)) for event in script.visual_events],
         expect=script.expect,
     )
@@ -208,17 +215,17 @@ def _agent_motion(script: Script, num_frames: int) -> Tracks:
     motion = idle_motion(num_frames, script.rng)
     for segment in script.user_segments:
         first = UNIT_FRAMES * script.reaction_unit(segment.start)
-        end = UNIT_FRAMES * script.reaction_unit(segment.end)
-        attend(motion, first, end + 6)
-        if segment.kind in ("question", "part"):
-            nod(motion, end)
+        attend(motion, first, UNIT_FRAMES * script.reaction_unit(segment.end) + 6)
     for segment in script.agent_segments:
-        first = UNIT_FRAMES * segment.first_unit
         rendition = script.voice(segment.text)
         num_samples = min(len(rendition.wave), (segment.end_unit - segment.first_unit) * UNIT_SAMPLES)
         mouth = mouth_track(rendition.phonemes, int(np.ceil(num_samples * FRAME_RATE / SAMPLE_RATE)))
-        write_at(motion, mouth, first)
-        if segment.waves:
+        write_at(motion, mouth, UNIT_FRAMES * segment.first_unit)
+    for behavior in script.agent_behaviors():
+        first = UNIT_FRAMES * behavior.first_unit
+        if behavior.name == "nods":
+            nod(motion, first)
+        else:
             wave(motion, first, first + 40)
             smile(motion, first, first + 40, strength=0.9)
     return motion

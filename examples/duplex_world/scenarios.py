@@ -1,10 +1,13 @@
-"""The 18 situations of the world. Each function fills a script and returns the unit at which its action is over."""
+"""The situations of the world: 18, and one in which the agent is directed.
+
+Each function fills a script and returns the unit at which its action is over.
+"""
 
 from collections.abc import Callable
 
 from .clock import unit_at, units_for
 from .grammar import COUNT, NAMES, NUMBERS, color_phrase, fingers_phrase, object_phrase
-from .script import STOP_LIMIT_UNITS, Expectation, Script, seconds_of
+from .script import STOP_LIMIT_UNITS, Behavior, Expectation, Script, seconds_of
 from .splits import addends, color_and_object, phrasing
 
 _WAVE_NOTICED = 0.64  # seconds of waving before it can be taken for a wave
@@ -176,6 +179,16 @@ def silentshow(script: Script) -> int:
     return end
 
 
+def directed(script: Script) -> int:
+    """Twice somebody types what the agent shall do; it does so and says nothing."""
+    unit = unit_at(script.start)
+    for _ in range(2):
+        script.directives.append(Behavior(unit, script.choose(("nods", "waves"))))
+        unit += int(script.rng.integers(14, 20))
+    script.expect_silence(2, unit, "directed")
+    return unit
+
+
 SCENARIOS: dict[str, Callable[[Script], int]] = {
     "greet": greet,
     "name": name,
@@ -196,3 +209,5 @@ SCENARIOS: dict[str, Callable[[Script], int]] = {
     "bye": bye,
     "silentshow": silentshow,
 }
+# Not part of the conversation that is scored: how the body is led by the agent's own text stream.
+DIRECTED: dict[str, Callable[[Script], int]] = {"directed": directed}

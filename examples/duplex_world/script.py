@@ -53,6 +53,19 @@ class AgentSegment:
 
 
 @dataclass(frozen=True)
+class Behavior:
+    """Something the agent does with its body from `first_unit` on; `name`: nods or waves."""
+
+    first_unit: int
+    name: str
+
+    @property
+    def text(self) -> str:
+        """As the agent's text stream has it."""
+        return f"({self.name})"
+
+
+@dataclass(frozen=True)
 class Expectation:
     """What must be true of an agent's performance in units [first_unit, end_unit).
 
@@ -94,6 +107,7 @@ class Script:
     user_waves: list[tuple[float, np.ndarray, list[PhonemeSpan]]] = field(default_factory=list)
     visual_events: list[VisualEvent] = field(default_factory=list)
     agent_segments: list[AgentSegment] = field(default_factory=list)
+    directives: list[Behavior] = field(default_factory=list)  # typed in their `first_unit`, done when that is noticed
     expect: list[Expectation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -123,6 +137,17 @@ class Script:
     def user_shows(self, kind: str, start: float, end: float = 1e9, **what: str | int) -> None:
         """The user shows something from `start` to `end` seconds, or to the end of the dyad."""
         self.visual_events.append(VisualEvent(kind, float(start), float(end), **what))
+
+    def agent_behaviors(self) -> list[Behavior]:
+        """What the agent does with its body: it nods to what was said to it, waves back, and does what it is told."""
+        nods = [
+            Behavior(self.reaction_unit(segment.end), "nods")
+            for segment in self.user_segments
+            if segment.kind in ("question", "part")
+        ]
+        waves = [Behavior(segment.first_unit, "waves") for segment in self.agent_segments if segment.waves]
+        told = [Behavior(done.first_unit + 1 + self.response_delay, done.name) for done in self.directives]
+        return sorted(nods + waves + told, key=lambda behavior: behavior.first_unit)
 
     def agent_says(self, text: str, unit: int, end_unit: int | None = None, waves: bool = False) -> int:
         """The agent speaks `text` from `unit` on, at most to `end_unit`; returns the unit after its last."""

@@ -10,6 +10,8 @@ from causal_codec import CausalAudioEncoder, CausalVideoEncoder
 from causal_vae.training import adamw_with_cosine
 from streamer_core import (
     FlowMatchScheduler,
+    Reference,
+    StreamerConfig,
     StreamerModel,
     StreamerOutput,
     UnitStreams,
@@ -27,7 +29,8 @@ class DuplexBatch(NamedTuple):
     prompt_ids (B, P): the system prompt, which names the task; user_audio (B, 1, K * 3840); user_frames
     (B, 3, K * looks, h, w) at the video encoder's own rate and size; user_text (B, K, slots); state (B, K);
     agent_text (B, K, slots); valid (B, K): units that count. audio_latents (B, C, K * n) is None for language alone,
-    video_latents (B, C, K, h, w) also while the picture is not trained.
+    video_latents (B, C, K, h, w) also while the picture is not trained. reference_audio (B, C, R * n) and
+    reference_video (B, C, R, h, w): R units of how the agent sounds and looks, where the prompt holds them.
     """
 
     prompt_ids: Tensor
@@ -39,6 +42,14 @@ class DuplexBatch(NamedTuple):
     valid: Tensor
     audio_latents: Tensor | None = None
     video_latents: Tensor | None = None
+    reference_audio: Tensor | None = None
+    reference_video: Tensor | None = None
+
+    def reference(self, config: StreamerConfig) -> Reference | None:
+        """The rest of the prompt, packed, or None where it is words alone."""
+        if self.reference_audio is None:
+            return None
+        return Reference(pack_audio(self.reference_audio, config), pack_video(self.reference_video, config))
 
 
 class NoisyResponses(NamedTuple):
@@ -138,15 +149,24 @@ class DuplexTraining(lightning.LightningModule):
 
     def losses(self, batch: DuplexBatch) -> tuple[dict[str, Tensor], StreamerOutput]:
         """The report's losses on one batch, with fresh noise, and the output they were computed from."""
-        h, clean = self.hparams, self.streams(batch)
+        h, config, clean = self.hparams, self.streamer.config, self.streams(batch)
         offset = torch.randint(h.max_clock_offset + 1, (len(batch.state),), device=self.device)
-        common = {"pad_weight": h.pad_weight, "pad_token_id": self.streamer.config.pad_token_id}
+        common = {"pad_weight": h.pad_weight, "pad_token_id": config.pad_token_id}
         if clean.audio is None:
-            output = self.streamer(clean, prompt_ids=batch.prompt_ids, clock_offset=offset)
+            output = self.streamer(
+                clean, prompt_ids=batch.prompt_ids, clock_offset=offset, reference=batch.reference(config)
+            )
             return streamer_loss(output, clean, valid=batch.valid, **common), output
         noisy, seen = self.add_noise(clean), self.history(clean)
         output = self.streamer(
-            seen, noisy.audio, noisy.video, noisy.audio_sigma, batch.prompt_ids, offset, noisy.video_sigma
+            seen,
+            noisy.audio,
+            noisy.video,
+            noisy.audio_sigma,
+            batch.prompt_ids,
+            offset,
+            noisy.video_sigma,
+            batch.reference(config),
         )
         return streamer_loss(
             output,

@@ -1,0 +1,95 @@
+"""Teach a trained streamer worlds: who it is, from its prompt, and behaviour in its own text (third report).
+
+    python examples/train_worlds.py --start-from runs/stage2 --worlds runs/worlds --val-worlds runs/worlds_val
+
+Takes the Transformer and its senses from a run of `train_streamer.py`, the video latents and two more words from
+`prepare_worlds.py`. Run it again with the same `--run` to continue. Writes a pipeline folder, `<run>/pipeline`, which
+`score_worlds.py` scores.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from causal_codec import CausalAudioDecoder
+from causal_vae import CausalAudioVAE
+from causal_vae.training import build_trainer, resume_point
+from conversations import PROMPTS, Dyads, Mixture
+from linear_video import EigenpictureVAE
+from streamer_core import FlowMatchScheduler, StreamerTokenizer
+from streamer_pipeline import StreamerPipeline
+from streamer_pipeline.training import DuplexTraining
+from swap_parts import with_latents_of
+from torch.utils.data import DataLoader
+from train_streamer import AUDIO_WEIGHT, SIZES, VALIDATION_BATCHES, load_parts
+from worlds import WorldConversations
+
+MIXTURE = Mixture({"words": 0.2, "duplex": 0.8})
+
+
+def main(
+    start_from: Annotated[Path, typer.Option(help="run of train_streamer.py, stage 2")] = Path("runs/stage2"),
+    worlds: Annotated[Path, typer.Option(help="folder of prepare_worlds.py")] = Path("runs/worlds"),
+    val_worlds: Annotated[Path | None, typer.Option(help="the same, of the validation split")] = None,
+    run: Annotated[Path, typer.Option(help="folder of this run")] = Path("runs/worlds_run"),
+    audio_vae: Path = Path("runs/audio_vae/audio_vae"),
+    audio_decoder: Annotated[Path | None, typer.Option(help="without it the VAE renders")] = None,
+    size: Annotated[str, typer.Option(help=" | ".join(SIZES))] = "tiny",
+    max_steps: int = 1500,
+    learning_rate: float = 1e-3,
+    validate_every: int = 250,
+    num_inference_steps: Annotated[int, typer.Option(help="solver steps per unit of the pipeline")] = 8,
+    precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "bf16-mixed",
+    num_threads: int = 1,
+) -> None:
+    torch.set_num_threads(num_threads)
+    tokenizer = StreamerTokenizer.from_pretrained(worlds / "tokenizer")
+    video_vae = EigenpictureVAE.from_pretrained(worlds / "video_vae")
+    streamer, audio_encoder, video_encoder = load_parts(start_from)
+    streamer = with_latents_of(video_vae, streamer)
+    streamer.resize_token_embeddings(len(tokenizer))
+    training = DuplexTraining(
+        *(part.train() for part in (streamer, audio_encoder, video_encoder)),
+        learning_rate,
+        max_steps,
+        audio_weight=AUDIO_WEIGHT,
+        validation_names=tuple(MIXTURE.tasks),
+    )
+    data = {
+        "tokenizer": tokenizer,
+        "num_units": SIZES[size]["num_units"],
+        "batch_size": SIZES[size]["batch_size"],
+        "response_delay": streamer.config.response_delay,
+        "user_text_slots": streamer.config.user_text_slots,
+        "references": worlds / "references.safetensors",
+    }
+    dyads = Dyads([worlds], with_latents=True)
+    loader = DataLoader(WorldConversations(dyads, dyads, mixture=MIXTURE, **data), batch_size=None)
+    validation = None
+    if val_worlds:
+        unseen = Dyads([val_worlds], with_latents=True)
+        validation = []
+        for task in MIXTURE.tasks:
+            batches = iter(WorldConversations(unseen, unseen, mixture=Mixture({task: 1.0}), vary=False, **data))
+            validation.append(DataLoader([next(batches) for _ in range(VALIDATION_BATCHES)], batch_size=None))
+    trainer = build_trainer(run, max_steps, validate_every if validation else None, precision=precision)
+    trainer.fit(training, loader, validation, ckpt_path=resume_point(run))
+    pipeline = StreamerPipeline(
+        streamer=streamer,
+        tokenizer=tokenizer,
+        scheduler=FlowMatchScheduler(),
+        audio_encoder=audio_encoder,
+        video_encoder=video_encoder,
+        audio_vae=CausalAudioVAE.from_pretrained(audio_vae),
+        video_vae=video_vae,
+        audio_decoder=audio_decoder and CausalAudioDecoder.from_pretrained(audio_decoder),
+        prompt=PROMPTS["duplex"],
+        num_inference_steps=num_inference_steps,
+    )
+    pipeline.save_pretrained(run / "pipeline")
+    typer.echo(f"saved {run / 'pipeline'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
