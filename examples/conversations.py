@@ -53,10 +53,10 @@ class Mixture:
             raise ValueError(f"no task {', '.join(sorted(unknown))}; there are {', '.join(PROMPTS)}")
         return cls(tasks)
 
-    def draw_group(self) -> tuple[str, ...]:
+    def draw_group(self, generator: torch.Generator) -> tuple[str, ...]:
         """The language tasks or the media tasks, by their summed weights."""
         language = sum(weight for task, weight in self.tasks.items() if task in LANGUAGE_TASKS)
-        return LANGUAGE_TASKS if torch.rand(()) * sum(self.tasks.values()) < language else MEDIA_TASKS
+        return LANGUAGE_TASKS if torch.rand((), generator=generator) * sum(self.tasks.values()) < language else MEDIA_TASKS
 
     def draw_task(self, group: tuple[str, ...]) -> str:
         names = [task for task in self.tasks if task in group]
@@ -149,8 +149,9 @@ class Conversations(IterableDataset):
         self.user_text_slots, self.vary = user_text_slots, vary
 
     def __iter__(self) -> Iterator[DuplexBatch]:
+        groups = torch.Generator().manual_seed(0)  # alike in all processes: their gradients must be of the same layers
         while True:
-            group = self.mixture.draw_group()
+            group = self.mixture.draw_group(groups)
             source = self.dyads if group is LANGUAGE_TASKS else self.media_dyads
             rows = self.batch_size if group is MEDIA_TASKS else 2 * self.batch_size
             windows = [self._window(source, self.mixture.draw_task(group)) for _ in range(rows)]

@@ -28,7 +28,7 @@ from conversations import Conversations, Dyads, Mixture
 from sample_conversations import SampleConversations
 from streamer_core import StreamerModel, StreamerTokenizer, preset
 from streamer_pipeline.distillation import SelfForcing, TrajectoryDistillation
-from streamer_pipeline.training import DuplexTraining
+from streamer_pipeline.training import DuplexTraining, ShardedDuplexTraining, gather_weights
 from torch.utils.data import DataLoader
 
 STAGES = {
@@ -121,7 +121,7 @@ def main(
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "bf16-mixed",
     devices: Annotated[int, typer.Option(help="processes (on a CPU) or GPUs; each draws its own batches")] = 1,
     strategy: Annotated[
-        str, typer.Option(help="Lightning's, e.g. ddp, fsdp; default: ddp for several devices")
+        str, typer.Option(help="Lightning's, or fsdp2 to split weights over devices; default: ddp for several")
     ] = "auto",
     num_threads: int = 1,
     seed: int = 0,
@@ -138,7 +138,10 @@ def main(
     if video_encoder:
         parts = *parts[:2], CausalVideoEncoder.from_pretrained(video_encoder, dtype=torch.float32)
     mixture = Mixture.parse(tasks) if tasks else settings["mixture"]
-    training = DuplexTraining(
+    is_sharded = strategy == "fsdp2"
+    if is_sharded and stage == 3:
+        raise typer.BadParameter("stage 3 holds a teacher beside its student; train it with --strategy auto")
+    training = (ShardedDuplexTraining if is_sharded else DuplexTraining)(
         *(part.train() for part in parts),
         learning_rate or settings["learning_rate"],
         max_steps,
@@ -176,10 +179,11 @@ def main(
         run, max_steps, validate_every if validation else None, callbacks, precision, devices, strategy
     )
     trainer.fit(training, loader, validation, ckpt_path=resume_point(run))
+    whole = [gather_weights(part) for part in parts]
     if not trainer.is_global_zero:
         return
-    for name, part in zip(("streamer", "audio_encoder", "video_encoder"), parts, strict=True):
-        part.save_pretrained(run / name)
+    for name, part, weights in zip(("streamer", "audio_encoder", "video_encoder"), parts, whole, strict=True):
+        part.save_pretrained(run / name, state_dict=weights)
     tokenizer.save_pretrained(run / "tokenizer")
     typer.echo(f"saved streamer, encoders and tokenizer in {run}")
 

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from streamer_core import FlowMatchScheduler
 from streamer_pipeline.cli import app
 from streamer_pipeline.dyads import StoredDyad
+from streamer_pipeline.evaluation.acoustic_loop import AcousticLoop, room_response
 from streamer_pipeline.evaluation.answers import Ear
 from streamer_pipeline.evaluation.closed_loop import SeparateSolver, converse, with_solver, without_picture
 from streamer_pipeline.evaluation.controls import blank_video, muted, other_video
@@ -21,6 +22,7 @@ from streamer_pipeline.evaluation.scorecard import Examiner
 from streamer_pipeline.evaluation.sight import FaceMeter, agreement
 from streamer_pipeline.evaluation.statistics import correlation, lagged_correlations, reaction_p_value, wilson
 from streamer_pipeline.evaluation.turns import stops
+from streamer_pipeline.units import UserUnit
 from tiny_parts import SIZE, tiny_pipeline
 from typer.testing import CliRunner
 
@@ -253,6 +255,32 @@ def test_another_solver_leaves_the_pipeline_as_it_was(stored):
     assert not np.allclose(joint.wave, separate.wave)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_room_gives_back_what_was_played_later_and_weaker(seed):
+    played = torch.randn(6, 1, UNIT_SAMPLES, generator=torch.Generator().manual_seed(seed)).clamp(-1, 1) / 2
+    silence = UserUnit(torch.zeros(1, UNIT_SAMPLES), torch.zeros(3, UNIT_FRAMES, *SIZE))
+    loop, heard = AcousticLoop(seed), []
+    for unit in played:
+        heard.append(loop.microphone(silence).audio[0].numpy())
+        loop.play(unit)
+    heard, whole = np.concatenate(heard), played.flatten().numpy()
+    expected = np.convolve(whole, room_response(seed))[: 5 * UNIT_SAMPLES]  # nothing depends on how it is cut
+    assert np.allclose(heard[UNIT_SAMPLES:], expected, atol=1e-4) and not heard[:UNIT_SAMPLES].any()
+    delay = np.flatnonzero(room_response(seed))[0] / 24_000
+    assert 0.06 <= delay <= 0.2
+    assert 10 * np.log10((room_response(seed) ** 2).sum()) == pytest.approx(-12, abs=1e-3)
+
+
+def test_an_agent_hears_itself_only_in_the_loop(stored):
+    pipeline = without_picture(tiny_pipeline())
+    apart, looped = (
+        list(converse(pipeline, stored, num_steps=1, batch_size=2, hears_itself=hears)) for hears in (False, True)
+    )
+    for quiet, fed_back in zip(apart, looped, strict=True):
+        assert quiet.wave[: 2 * UNIT_SAMPLES] == pytest.approx(fed_back.wave[: 2 * UNIT_SAMPLES])  # nothing played yet
+        assert not np.allclose(quiet.wave, fed_back.wave)
+
+
 def test_controls_take_away_what_they_say(stored):
     for dyad in blank_video(stored):
         assert dyad.user_video.unique().tolist() == [-1] and dyad.user_audio.any()
@@ -282,6 +310,8 @@ def test_a_checkpoint_is_examined_from_the_command_line(tmp_path, dyads, world):
     assert rows["answers.text"]["recordings"]["value"] == 1 and rows["answers.text"]["silent"]["value"] == 0
     assert rows["answers.text"]["agent"]["n"] == 2
     assert rows["cost.passes"]["agent"]["value"] == 2 and rows["cost.passes"]["teacher"]["value"] == 3
+    assert rows["turns.false_starts"].keys() >= {"hears itself", "without loop"}
+    assert rows["loop.text"]["agent"] == rows["answers.text"]["hears itself"]
     assert {"agent", "recordings", "ceiling", "separate"} <= rows["idle.motion"].keys()
     page = (tmp_path / "card" / "score.html").read_text()
     assert page.count("data:image/png;base64,") >= 2 and "http" not in page

@@ -8,7 +8,6 @@ from streamer_pipeline.units import SAMPLES_PER_UNIT
 from streamer_pipeline.world import encode_reference
 from tiny_parts import SIZE, open_session, random_units, tiny_pipeline
 
-
 AGENT_SIZE = 48, 72  # that of `tiny_pipeline`: a grid of 2x3 latents
 
 

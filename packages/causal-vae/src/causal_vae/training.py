@@ -13,6 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from .audio_vae import CausalAudioVAE
@@ -151,8 +152,13 @@ def build_trainer(
 
     Continue with `trainer.fit(..., ckpt_path=resume_point(run_folder))`. `precision` is Lightning's; "bf16-mixed" pays
     off on processors that multiply bfloat16 in hardware. `devices` and `strategy` are Lightning's, too: with several
-    devices (on a CPU: processes) every one draws its own batches.
+    devices (on a CPU: processes) every one draws its own batches. "fsdp2" shards what the module's `configure_model`
+    says over all devices; sharded weights are not averaged.
     """
+    is_sharded = strategy == "fsdp2"
+    if is_sharded:
+        strategy = ModelParallelStrategy(devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    averaging = [] if is_sharded else [EMAWeightAveraging(decay=average_decay(max_steps))]
     return lightning.Trainer(
         max_steps=max_steps,
         accelerator="auto",
@@ -162,7 +168,7 @@ def build_trainer(
         precision=precision,
         logger=CSVLogger(run_folder, name="", version="metrics"),
         callbacks=[
-            EMAWeightAveraging(decay=average_decay(max_steps)),
+            *averaging,
             ModelCheckpoint(
                 run_folder / "checkpoints", save_last=True, save_top_k=0, train_time_interval=timedelta(minutes=5)
             ),

@@ -21,6 +21,8 @@ from streamer_core import (
     streamer_loss,
 )
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 
 class DuplexBatch(NamedTuple):
@@ -208,3 +210,23 @@ class DuplexTraining(lightning.LightningModule):
         return adamw_with_cosine(
             self.parameters(), h.learning_rate, h.max_steps, betas=(0.9, 0.98), weight_decay=0.01, num_warmup_steps=100
         )
+
+
+class ShardedDuplexTraining(DuplexTraining):
+    """The same, with weights, gradients and optimiser state split over processes (FSDP2, Zhao et al. 2023).
+
+    For Lightning's `ModelParallelStrategy`: the layers of the Transformer are gathered one by one as they are needed.
+    """
+
+    def configure_model(self) -> None:
+        if isinstance(self.streamer, FSDPModule):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for module in (*self.streamer.model.layers, self.streamer, self.audio_encoder, self.video_encoder):
+            fully_shard(module, mesh=mesh)
+        register_fsdp_forward_method(self.video_encoder, "forward_frames")
+
+
+def gather_weights(module: torch.nn.Module) -> dict[str, Tensor]:
+    """The whole state dict of a module that may be sharded, on the first process; all processes must call it."""
+    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

@@ -18,6 +18,7 @@ from ..pipeline import StreamerPipeline, split_units
 from ..session import StreamerSession, step_sessions
 from ..thinker import Renderer
 from ..units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, AgentUnit, UserUnit
+from .acoustic_loop import AcousticLoop
 from .performance import Performance
 from .sight import FaceMeter, Looks
 
@@ -100,6 +101,7 @@ def converse(
     seed: int = 0,
     num_steps: int | None = None,
     batch_size: int = 8,
+    hears_itself: bool = False,
 ) -> Iterator[Performance]:
     """Let the agent meet the user of every dyad, closed loop; yields performances as conversations end.
 
@@ -107,11 +109,12 @@ def converse(
         meter: reads the agent's face; None if nobody looks.
         seed: of all noise. The noise of a dyad depends on this and on the dyad, not on what else is run.
         num_steps: solver steps per unit; None takes the checkpoint's own.
+        hears_itself: the agent's sound comes back through the user's microphone, by a room that depends on the dyad.
     """
     waiting, live = iter(dyads), []
     while True:
         while len(live) < batch_size and (dyad := next(waiting, None)) is not None:
-            live.append(_Conversation(pipeline, dyad, meter, seed, num_steps))
+            live.append(_Conversation(pipeline, dyad, meter, seed, num_steps, hears_itself))
         if not live:
             return
         units = step_sessions([talk.session for talk in live], [talk.next_unit() for talk in live])
@@ -131,9 +134,11 @@ class _Conversation:
         meter: FaceMeter | None,
         seed: int,
         num_steps: int | None,
+        hears_itself: bool,
     ) -> None:
         self.session = open_session(pipeline, dyad, seed + dyad.labels["seed"], num_steps)
         self._labels, self._meter = dyad.labels, meter
+        self._loop = AcousticLoop(dyad.labels["seed"]) if hears_itself else None
         self._delay = pipeline.streamer.config.response_delay
         self._users = iter(split_units(dyad.user_audio, dyad.user_video))
         self._num_left = dyad.labels["num_units"] - self._delay  # what would play after the end is not asked for
@@ -147,12 +152,15 @@ class _Conversation:
         return self._num_left <= 0
 
     def next_unit(self) -> UserUnit:
-        return next(self._users)
+        unit = next(self._users)
+        return unit if self._loop is None else self._loop.microphone(unit)
 
     def take(self, unit: AgentUnit) -> None:
         self._num_left -= 1
         self._heard.append(unit.audio[0].numpy())
         self._texts.append(unit.text)
+        if self._loop is not None:
+            self._loop.play(unit.audio)
         if self._meter is not None:
             self._looks.append(self._meter(unit.video, self._last_frame))
             self._last_frame = unit.video[:, -1:].clone()

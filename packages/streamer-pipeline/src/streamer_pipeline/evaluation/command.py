@@ -47,6 +47,7 @@ def evaluate(
         examination.ceiling(pipeline)
     examination.separate_denoising(pipeline)
     examination.controls(pipeline)
+    examination.acoustic_loop(pipeline)
     examination.long_session(pipeline)
     card = examination.card
     card.run = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -75,6 +75,7 @@ class Examination:
         self._num_dyads = len(self._references)
         if not self._references:
             raise ValueError("the test set is empty: check its folder and split")
+        self._performances: dict[str, list[Performance]] = {}  # of agents seen and heard on every dyad
         self._examiner = Examiner(Ear(world), self._references)
         self.card = Card(chance=self._examiner.chance, run=asdict(options))
         self._fill("recordings", self._references)
@@ -108,6 +109,7 @@ class Examination:
         solver = CountingSolver(pipeline.scheduler)
         steps = self._options.num_steps if num_steps is None else num_steps
         performances = self._converse(with_solver(pipeline, solver), column, self._dyads(), self._meter, steps)
+        self._performances[column] = performances
         self._fill(column, performances)["cost.passes"] = Score(solver.passes_per_unit, n=solver.num_units)
 
     def ceiling(self, pipeline: StreamerPipeline) -> None:
@@ -141,6 +143,20 @@ class Examination:
         for column in _OF_SIGHT:
             agent[f"sight.{column.split()[0]}"] = self.card.columns[column]["sight.text"]
 
+    def acoustic_loop(self, pipeline: StreamerPipeline) -> None:
+        """The agent's own sound in the user's microphone; beside it the same dyads of the agent's run without."""
+        blind, steps = without_picture(pipeline), self._options.num_steps
+        performances = self._converse(blind, "hears itself", self._few(), None, steps, hears_itself=True)
+        seeds = {p.labels["seed"] for p in performances}
+        self._fill(
+            "without loop", [replace(p, looks=None) for p in self._performances["agent"] if p.labels["seed"] in seeds]
+        )
+        scores = self._fill("hears itself", performances)
+        self.card.columns["agent"] |= {
+            "loop.text": scores["answers.text"],
+            "loop.false_starts": scores["turns.false_starts"],
+        }
+
     def long_session(self, pipeline: StreamerPipeline) -> None:
         """One conversation of many minutes, if there is to be one."""
         options = self._options
@@ -166,9 +182,10 @@ class Examination:
         dyads: Iterable[StoredDyad],
         meter: FaceMeter | None,
         num_steps: int | None,
+        hears_itself: bool = False,
     ) -> list[Performance]:
         options = self._options
-        talking = converse(pipeline, dyads, meter, options.seed, num_steps, options.batch_size)
+        talking = converse(pipeline, dyads, meter, options.seed, num_steps, options.batch_size, hears_itself)
         performances = self._track(what, talking, len(self._references))
         return sorted(performances, key=lambda p: p.labels["seed"])
 

@@ -66,6 +66,8 @@ ROWS = (
     Row("turns.latency_p90", "response latency, 90th percentile", _MS),
     Row("turns.pause_taken", "turns taken inside pauses", _percent, *_at_most(0.05)),
     Row("turns.false_starts", "false starts per minute of silence", _plain(2), *_at_most(0.2, _plain(1))),
+    Row("loop.text", "right by its words, hearing itself", _percent, *_at_least(0.95)),
+    Row("loop.false_starts", "false starts per minute, hearing itself", _plain(2), *_at_most(0.2, _plain(1))),
     Row("interruption.stops", 'stops within 3 units of "stop"', _percent, *_at_least(0.95)),
     Row("interruption.goes_on", "goes on through a back-channel", _percent, *_at_least(0.95)),
     Row("proactive.greets", "greets a wave", _percent, *_at_least(0.95)),
