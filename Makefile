@@ -7,7 +7,7 @@ PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core pac
 export OMP_WAIT_POLICY ?= passive
 CHECKPOINT ?= wan-streamer-tiny
 
-.PHONY: help setup setup-world demo live eval bench soak test lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world setup-browser demo live eval bench soak test lint wheels check-wheels train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -25,6 +25,10 @@ setup-world: setup $(VENV)/.world ## what the duplex world needs besides: espeak
 $(VENV)/.world:
 	@examples/install_debian_packages.sh espeak-ng asterisk-core-sounds-en asterisk-core-sounds-en-g722
 	@touch $@
+
+setup-browser: ## Debian's Chromium for the tests of the page, which are skipped without it
+	@command -v chromium >/dev/null || examples/install_debian_packages.sh chromium || \
+	    echo "without chromium the tests of the page in a browser are skipped" >&2
 
 demo: setup-world ## a person asks and shows, the bundled agent answers; then a real recording; writes demo/
 	$(BIN)/python examples/make_demo_recording.py demo
@@ -45,7 +49,7 @@ bench: setup ## every aim as a measured row; writes bench/ (BENCH="core_pass dec
 soak: setup ## an hour of conversation: does the last minute differ from the second? writes bench/
 	$(BIN)/python benchmarks/run.py one_hour
 
-test: setup-world ## every test
+test: setup-world setup-browser ## every test
 	$(BIN)/python -m pytest -q
 
 lint: setup ## ruff: lint and format

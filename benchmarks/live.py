@@ -6,18 +6,24 @@ Starts `wan-streamer serve` and Debian's Chromium. Its microphone plays a user o
 camera shows them, again and again. An audio worklet in the page measures the level of both streams on one clock: of
 the microphone as it goes to WebRTC, and of the agent as it comes out of the jitter buffer. The parts come from the
 page: `model` is the server's own time from a complete unit to its leaving, `network` the round trip of the data
-channel, `buffer` the jitter buffer of sound. What is left is the filling of units and what the agent itself waited
-before it spoke.
+channel, `buffer` the jitter buffer of sound. Of `model`, `computing` is the mean that the server's metrics know, and
+`playout` what is left: the cushion and the queues. Three waits follow from the design and are not measured: the user's
+sound waits 4 packets of 20 ms in aiortc's jitter buffer (`intake`), the unit in which the question ends is full half a
+unit later on average (`filling`), and one more unit, in which nothing is said, shows that the question was over
+(`silence`). `rest` is what p50 has besides: encoding on both ways, the start of the answer's first word, and whatever
+the medians, which are not of the answering units alone, say too little.
 """
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.request import urlopen
 
 import numpy as np
 import torch
@@ -25,7 +31,7 @@ import typer
 from playwright.async_api import Page, async_playwright
 from rich.console import Console
 from rich.table import Table
-from streamer_pipeline import split_units
+from streamer_pipeline import UNIT_MS, split_units
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -35,6 +41,7 @@ from make_demo_recording import synthetic_user
 WINDOW_SAMPLES, CLOCK_RATE = 512, 48_000
 WINDOW_MS = 1000 * WINDOW_SAMPLES / CLOCK_RATE
 SPEECH_LEVEL = 0.01  # root mean square of a window
+INTAKE_MS = 4 * 20  # aiortc's receiver gives a packet of sound away when the fourth after it has come
 PAUSE_MS, ANSWER_MS, ONSET_WINDOWS = 800, 6000, 3
 _LEVELS = """
 class Levels extends AudioWorkletProcessor {
@@ -133,12 +140,24 @@ async def run(checkpoint: str, num_runs: int, max_seconds: float, folder: Path) 
             browser = await tools.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
             page = await browser.new_page(bypass_csp=True)  # the worklet is ours, not the page's
             runs, parts = await measure(page, f"http://127.0.0.1:{port}", num_runs, max_seconds)
+            computing = await asyncio.to_thread(computing_ms, f"http://127.0.0.1:{port}/metrics")
             await browser.close()
     finally:
         if server.returncode is None:
             server.terminate()
         await server.wait()
-    return summarise(runs, parts)
+    return summarise(runs, parts, computing)
+
+
+def computing_ms(url: str) -> float:
+    """The mean computing time of a unit by the server's metrics."""
+    with urlopen(url, timeout=30) as response:
+        text = response.read().decode()
+    total, count = (
+        float(re.search(rf"^wan_streamer_unit_seconds_{name} (\S+)$", text, re.MULTILINE)[1])
+        for name in ("sum", "count")
+    )
+    return 1000 * total / count
 
 
 async def _until_it_listens(server: asyncio.subprocess.Process, port: int) -> None:
@@ -152,12 +171,25 @@ async def _until_it_listens(server: asyncio.subprocess.Process, port: int) -> No
     raise RuntimeError(f"the server ended with code {server.returncode}")
 
 
-def summarise(runs: list[Run], parts: dict[str, float]) -> dict[str, object]:
-    """p50 and p95 over the answered runs, the medians of the parts, and what is left of p50 without them."""
+def summarise(runs: list[Run], parts: dict[str, float], computing: float) -> dict[str, object]:
+    """p50 and p95 over the answered runs, the medians of the parts, and what is left of p50 without them.
+
+    computing, playout: a split of the part `model`. intake, filling, silence: by design, not measured.
+    """
     answered = [each.answer_ms for each in runs if each.answer_ms is not None]
     p50, p95 = (float(np.percentile(answered, q)) if answered else float("nan") for q in (50, 95))
-    rest = p50 - sum(parts.values())
-    return {"runs": len(runs), "answered": len(answered), "p50_ms": p50, "p95_ms": p95, **parts, "rest": rest}
+    waits = {"intake": INTAKE_MS, "filling": UNIT_MS / 2, "silence": UNIT_MS}
+    split = {"computing": computing, "playout": parts["model"] - computing}
+    return {
+        "runs": len(runs),
+        "answered": len(answered),
+        "p50_ms": p50,
+        "p95_ms": p95,
+        **parts,
+        **split,
+        **waits,
+        "rest": p50 - sum(parts.values()) - sum(waits.values()),
+    }
 
 
 def main(

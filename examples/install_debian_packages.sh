@@ -1,6 +1,10 @@
 #!/bin/sh
 # Install the Debian packages named as arguments that are missing; says what to do where it may not.
 set -eu
+if ! command -v apt-get >/dev/null; then
+    echo "apt-get is not here: please install by your system's own means what Debian calls: $*" >&2
+    exit 1
+fi
 missing=""
 for package in "$@"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"

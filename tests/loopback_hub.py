@@ -16,7 +16,12 @@ Files = dict[str, bytes]  # path in the repository -> content
 
 
 class LoopbackHub(ThreadingHTTPServer):
-    """A context manager. `repos` holds the repositories, `sent` lists the files sent so far as "org/name/path"."""
+    """A context manager.
+
+    `repos` holds the repositories, `sent` lists the files sent so far as "org/name/path". `revisions` holds what a
+    repository was at a tag, by "org/name@tag". `gated` names repositories that nobody may read. `breaks` says after how
+    many bytes the line breaks when a file is sent ("org/name/path"), once.
+    """
 
     daemon_threads = True
 
@@ -24,6 +29,9 @@ class LoopbackHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos: dict[str, Files] = {}
         self.sent: list[str] = []
+        self.revisions: dict[str, Files] = {}
+        self.gated: set[str] = set()
+        self.breaks: dict[str, int] = {}
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
 
     def add(self, repo: str, folder: Path) -> None:
@@ -56,10 +64,17 @@ class _Handler(BaseHTTPRequestHandler):
         is_api = path[:2] == ["api", "models"]
         if is_api:
             path = path[2:]
-        repo, (action, _revision, *name) = "/".join(path[:2]), path[2:] or ["revision", "main"]
+        repo, (action, revision, *name) = "/".join(path[:2]), path[2:] or ["revision", "main"]
         files, file = self.server.repos.get(repo), "/".join(name)
+        if files is not None and revision not in ("main", commit_of(files)):
+            tagged = {commit_of(f): f for key, f in self.server.revisions.items() if key.startswith(f"{repo}@")}
+            files = self.server.revisions.get(f"{repo}@{revision}", tagged.get(revision))
+            if files is None:
+                return self._reply(404, b"", {"X-Error-Code": "RevisionNotFound"})
         if files is None:
             self._reply(404, b"", {"X-Error-Code": "RepoNotFound"})
+        elif repo in self.server.gated and not is_api:
+            self._reply(403, b"", {"X-Error-Code": "GatedRepo"})
         elif is_api and action == "tree":
             self._reply_json([{"type": "file", "path": f, "size": len(c), "oid": _etag(c)} for f, c in files.items()])
         elif is_api:
@@ -67,9 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif file not in files:
             self._reply(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit_of(files)})
         else:
-            if self.command == "GET":
-                self.server.sent.append(f"{repo}/{file}")
-            self._reply(200, files[file], {"ETag": f'"{_etag(files[file])}"', "X-Repo-Commit": commit_of(files)})
+            self._send(f"{repo}/{file}", files[file], commit_of(files))
 
     do_HEAD = do_GET
 
@@ -94,17 +107,29 @@ class _Handler(BaseHTTPRequestHandler):
             sha = commit_of(self.server.repos[repo])
             self._reply_json({"commitUrl": f"{self.server.endpoint}/{repo}/commit/{sha}", "commitOid": sha})
 
+    def _send(self, name: str, content: bytes, commit: str) -> None:
+        """A file, or what is left of it from where the client says it has it; cut short where the line breaks."""
+        if self.command == "GET":
+            self.server.sent.append(name)
+        first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        headers = {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        if first:
+            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        end = None if self.command == "HEAD" else self.server.breaks.pop(name, None)
+        self._reply(206 if first else 200, content[first:], headers, end)
+        self.close_connection = end is not None
+
     def _reply_json(self, value: object) -> None:
         self._reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def _reply(self, status: int, body: bytes, headers: dict[str, str], end: int | None = None) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[:end])
 
     def log_message(self, *_: object) -> None:
         """Silence: pytest has enough to say."""

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh_process
 import pytest
 import torch
 from causal_vae import CausalVideoVAE
@@ -14,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from streamer_pipeline import StreamerPipeline
 from tiny_parts import open_session, random_units, tiny_pipeline
 
-TESTS = Path(__file__).parent.parent
 PARTS = {
     "streamer": ["streamer_core", "StreamerModel"],
     "tokenizer": ["streamer_core", "StreamerTokenizer"],
@@ -47,12 +45,9 @@ def other_vae(seed=11, latent_channels=4):
     )
 
 
-def run_python(code: str, env: dict[str, str] | None = None, *arguments: object) -> None:
-    """Run code in a fresh process, in which `conversation` is there and sys.argv[1:] are the arguments."""
-    setup = "import sys, torch; sys.path[:0] = sys.argv[1:3]; from test_loading import *; del sys.argv[1:3];"
-    command = [sys.executable, "-c", setup + code, TESTS, TESTS / "streamer_pipeline", *arguments]
-    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def run_python(code, env=None, *arguments):
+    """Run code in a fresh process in which what this module defines is there."""
+    fresh_process.run_python(f"from test_loading import *\n{code}", env, *arguments)
 
 
 @pytest.fixture(scope="module")

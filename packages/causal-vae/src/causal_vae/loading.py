@@ -6,15 +6,22 @@ import json
 import os
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from .cards import part_card, push_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+    from .certificate import Certificate
+
 
 class CheckedLoading:
-    """Mixin before diffusers' `ModelMixin` or transformers' `PreTrainedModel`: `from_pretrained` with clear errors.
+    """Mixin before diffusers' `ModelMixin` or transformers' `PreTrainedModel`: clear errors, and a card.
 
     diffusers loads the folder of another class silently, and both libraries keep random weights where a file has none.
     """
@@ -35,6 +42,21 @@ class CheckedLoading:
         _check_weights_fit(info, f"the weights in {folder} do not fit {cls.__name__} with the config.json beside them")
         _own_memory(model)
         return (model, info) if wants_info else model
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        card: ModelCard | str | None = None,
+        certificate: Certificate | None = None,
+        **upload: Any,
+    ) -> str:
+        """Upload weights, config and a card in one commit; returns its address.
+
+        Args:
+            card: instead of the one that `part_card` writes. certificate: of `certify`, for that card.
+            upload: variant, commit_message, private, token, create_pr, revision.
+        """
+        return push_folder(self, repo_id, part_card(self, certificate) if card is None else card, **upload)
 
 
 def _check_weights_fit(info: dict[str, Any], problem: str) -> None:

@@ -18,15 +18,17 @@ import causal_codec  # noqa: F401  (loading refuses classes of packages that are
 import causal_vae  # noqa: F401
 import streamer_core  # noqa: F401
 import torch
-from causal_vae import State, StreamingModule, state_nbytes
+from causal_vae import Certificate, State, StreamingModule, state_nbytes
+from causal_vae.cards import push_folder
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import ModelCard, hf_hub_download, snapshot_download
+from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RevisionNotFoundError
 from streamer_core import KVLayout, StreamerTokenizer, init_kv_state
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .cards import pipeline_card
 from .cycle import make_room
 from .media import RecordingReader
 from .performer import Performer
@@ -286,6 +288,18 @@ class StreamerPipeline(DiffusionPipeline):
         hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
         try:
             index_file = hf_hub_download(pretrained_model_name, cls.config_name, **hub)
+        except GatedRepoError as error:
+            raise OSError(
+                f"{pretrained_model_name!r} is gated: ask for access on its page on the Hub, log in with "
+                f"`hf auth login`, then load it again ({error})"
+            ) from error
+        except RevisionNotFoundError as error:
+            raise OSError(f"{pretrained_model_name!r} has no revision {hub['revision']!r}: {error}") from error
+        except LocalEntryNotFoundError as error:
+            raise OSError(
+                f"{pretrained_model_name!r} is not in the cache, and the Hub cannot be reached or must not be: load it "
+                f"once with a connection ({error})"
+            ) from error
         except (OSError, HFValidationError) as error:
             raise OSError(
                 f"{pretrained_model_name!r} is not a folder here, and the Hub gives no pipeline of that name: {error}"
@@ -298,6 +312,22 @@ class StreamerPipeline(DiffusionPipeline):
         folder = snapshot_download(pretrained_model_name, allow_patterns=allow, ignore_patterns=ignore, **hub)
         cls._check_folder(Path(folder), kwargs)
         return folder
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        card: ModelCard | str | None = None,
+        score: Path | None = None,
+        certificates: dict[str, Certificate] | None = None,
+        **upload: Any,
+    ) -> str:
+        """Upload all parts and a card in one commit; returns its address.
+
+        Args:
+            card: instead of the one that `pipeline_card` writes. score, certificates: for that card.
+            upload: variant, commit_message, private, token, create_pr, revision.
+        """
+        return push_folder(self, repo_id, pipeline_card(self, score, certificates) if card is None else card, **upload)
 
     @classmethod
     def _check_folder(cls, folder: Path, overrides: dict[str, Any]) -> None:
@@ -330,7 +360,7 @@ class StreamerPipeline(DiffusionPipeline):
             if package not in sys.modules:
                 raise ValueError(
                     f"{folder} uses {class_name} of the package {package!r} as its {name}: install that package and "
-                    f"import it before loading, or pass {name}=..."
+                    f"import it before loading"
                 )
         return parts
 

@@ -1,0 +1,174 @@
+"""The Hub: parts and pipelines with their cards, variants, revisions; doors that are closed, lines that break."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from causal_vae import certify
+from causal_vae.cards import part_card
+from fresh_process import run_python
+from loopback_hub import LoopbackHub
+from streamer_pipeline.cards import pipeline_card
+from streamer_pipeline.evaluation.report import write_json
+from streamer_pipeline.evaluation.scorecard import Card
+from streamer_pipeline.evaluation.statistics import rate
+from tiny_parts import tiny_pipeline
+
+PARTS = ("streamer", "audio_encoder", "video_encoder", "audio_vae", "video_vae", "audio_decoder", "video_decoder")
+WEIGHTS = "audio_vae/diffusion_pytorch_model.safetensors"
+
+PUSH = """
+import torch
+from streamer_pipeline import StreamerPipeline
+from tiny_parts import tiny_pipeline
+
+pipeline = tiny_pipeline()
+for name, part in pipeline.components.items():
+    if name != "scheduler":
+        part.push_to_hub(f"org/{name}")
+    if isinstance(part, torch.nn.Module):
+        again = type(part).from_pretrained(f"org/{name}")
+        again.push_to_hub(f"org/{name}-again")
+pipeline.push_to_hub("org/whole")
+StreamerPipeline.from_pretrained("org/whole").push_to_hub("org/whole-again")
+pipeline.to(torch.float16).push_to_hub("org/variants", variant="fp16")
+half = StreamerPipeline.from_pretrained("org/variants", variant="fp16", dtype=torch.float16)
+assert half.streamer.dtype == torch.float16
+half.to(torch.float32).push_to_hub("org/variants", card="# Mine")
+assert StreamerPipeline.from_pretrained("org/variants").streamer.dtype == torch.float32
+"""
+
+ERRORS = """
+import torch
+from causal_vae import CausalVideoVAE
+from streamer_pipeline import StreamerPipeline
+
+errors = {}
+
+def attempt(name, load):
+    try:
+        load()
+    except (ValueError, OSError) as error:
+        errors[name] = (type(error).__name__, str(error))
+
+attempt("gated", lambda: StreamerPipeline.from_pretrained("org/gated"))
+attempt("gated part", lambda: CausalVideoVAE.from_pretrained("org/gated", subfolder="video_vae"))
+attempt("no revision", lambda: StreamerPipeline.from_pretrained("org/tiny", revision="v9"))
+attempt("no variant", lambda: StreamerPipeline.from_pretrained("org/tiny", variant="fp16"))
+prompts = [StreamerPipeline.from_pretrained("org/tiny", revision=r).config.prompt for r in ("v1", "main")]
+torch.save((errors, prompts), sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with LoopbackHub() as hub:
+        tiny_pipeline().save_pretrained(tmp_path_factory.mktemp("checkpoint") / "tiny")
+        hub.add("org/tiny", Path(tmp_path_factory.getbasetemp()) / "checkpoint0" / "tiny")
+        tiny = hub.repos["org/tiny"]
+        index = json.loads(tiny["model_index.json"]) | {"prompt": "an older prompt"}
+        hub.revisions["org/tiny@v1"] = tiny | {"model_index.json": json.dumps(index).encode()}
+        hub.repos["org/gated"] = dict(tiny)
+        hub.gated.add("org/gated")
+        hub.repos["org/far"] = dict(tiny)
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, tmp_path_factory):
+    run_python(PUSH, hub.environment(tmp_path_factory.mktemp("home")))
+    return hub.repos
+
+
+@pytest.mark.parametrize("name", [*PARTS, "whole"])
+def test_what_was_pushed_comes_back_byte_for_byte(pushed, name):
+    first, again = pushed[f"org/{name}"], pushed[f"org/{name}-again"]
+    weights = [file for file in first if file.endswith(".safetensors")]
+    assert len(weights) == (1 if name in PARTS else len(PARTS))
+    assert all(first[file] == again[file] for file in weights)
+    assert first.keys() == again.keys()
+
+
+def test_the_tokenizer_can_be_pushed_alone(pushed):
+    assert "tokenizer.json" in pushed["org/tokenizer"]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_brings_its_card(pushed, name):
+    card = pushed[f"org/{name}"]["README.md"].decode()
+    part = getattr(tiny_pipeline(), name)
+    assert "license: apache-2.0" in card.split("---")[1]
+    assert f"import {type(part).__name__}" in card
+    assert f"{sum(p.numel() for p in part.parameters()):,} parameters" in card
+    assert "wan-streamer certify" in card
+
+
+def test_a_pipelines_card_lists_its_parts(pushed):
+    card = pushed["org/whole"]["README.md"].decode()
+    assert all(name in card for name in PARTS)
+    assert f"{2 * tiny_pipeline().kv_layout().nbytes():,}" in card
+    assert pushed["org/variants"]["README.md"] == b"# Mine"
+
+
+def test_a_card_shows_its_certificate_and_its_score(tmp_path):
+    pipeline = tiny_pipeline()
+    certificate = certify(pipeline.audio_encoder, 0.1 * torch.randn(2, 1, 7680), num_partitions=1, num_steps=4)
+    assert certificate.table in str(part_card(pipeline.audio_encoder, certificate))
+    scores = {"agent": {"answers.text": rate([True, True, False, True])}}
+    write_json(Card(scores, 0.2, {}, [], {"split": "test"}), tmp_path / "score.json")
+    card = str(
+        pipeline_card(pipeline, tmp_path / "score.json", {"audio_encoder": certificate}, licenses={"voice": "MIT"})
+    )
+    assert "| right by its words | 75.0 % | 30.1 % .. 95.4 % | >= 95.0 % |" in card
+    assert "### audio_encoder" in card and "- voice: MIT" in card
+
+
+def test_variants_live_side_by_side(pushed):
+    files = pushed["org/variants"]
+    assert {WEIGHTS, WEIGHTS.replace(".safetensors", ".fp16.safetensors")} <= files.keys()
+
+
+def test_closed_doors_say_so_and_revisions_are_told_apart(hub, tmp_path):
+    run_python(ERRORS, hub.environment(tmp_path), tmp_path / "results")
+    errors, prompts = torch.load(tmp_path / "results")
+    assert errors.keys() == {"gated", "gated part", "no revision", "no variant"}
+    assert "is gated: ask for access on its page" in errors["gated"][1]
+    assert "gated" in errors["gated part"][1].lower() or "403" in errors["gated part"][1]
+    assert "has no revision 'v9'" in errors["no revision"][1]
+    assert "fp16" in errors["no variant"][1]
+    assert prompts == ["an older prompt", "hello there"]
+
+
+def test_without_cache_and_without_the_hub_the_error_says_what_to_do(hub, tmp_path):
+    code = """
+from streamer_pipeline import StreamerPipeline
+
+try:
+    StreamerPipeline.from_pretrained("org/tiny", local_files_only=True)
+except OSError as error:
+    assert "not in the cache" in str(error), error
+else:
+    raise AssertionError("loaded from nowhere")
+"""
+    run_python(code, hub.environment(tmp_path))
+
+
+def test_a_download_that_breaks_off_goes_on_and_is_whole(hub, tmp_path):
+    """The line breaks in the middle of a weights file: what is loaded in the end is what the Hub has."""
+    code = """
+from streamer_pipeline import StreamerPipeline
+
+for _ in range(3):  # whoever loads again after an error goes on where it broke off
+    try:
+        vae = StreamerPipeline.from_pretrained("org/far").audio_vae
+        break
+    except OSError as error:
+        print(error)
+vae.save_pretrained(sys.argv[1])
+"""
+    hub.breaks[f"org/far/{WEIGHTS}"] = 1000
+    run_python(code, hub.environment(tmp_path / "home"), tmp_path / "found")
+    assert not hub.breaks
+    assert (tmp_path / "found" / Path(WEIGHTS).name).read_bytes() == hub.repos["org/far"][WEIGHTS]
+    assert hub.sent.count(f"org/far/{WEIGHTS}") == 2
