@@ -12,11 +12,12 @@ from lossy_line import LossyLine, Sent
 from streamer_pipeline import FRAME_RATE
 
 OPUS, VP8 = 96, 97  # as aiortc numbers them; what is sent again has another number
+SOUND_PACKET = 0.02  # seconds
 CLOCK_RATES = {OPUS: 48_000, VP8: 90_000}  # of RTP's clocks
 
 
 def skews(sent: list[Sent]) -> list[float]:
-    """For every packet of a picture: how many seconds of the agent's clock it is ahead of the sound sent before it.
+    """For every packet of a picture: how many seconds of the agent's clock it is ahead of the end of the sound sent.
 
     Both streams begin with unit 0, so the first timestamp of each stream is moment 0 of that clock.
     """
@@ -26,7 +27,7 @@ def skews(sent: list[Sent]) -> list[float]:
         origin = origins.setdefault(each.payload_type, each.timestamp)
         moment = ((each.timestamp - origin) % 2**32) / CLOCK_RATES[each.payload_type]
         if each.payload_type == OPUS:
-            sound = moment
+            sound = moment + SOUND_PACKET
         elif sound is not None:
             found.append(moment - sound)
     return found
