@@ -63,13 +63,17 @@ def values_of(module: torch.nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()]).clone()
 
 
-@pytest.mark.parametrize("delay", [0, 1])
-def test_the_parallel_pass_repeats_the_rollouts_own_steps(delay):
-    """With a far clock, rings that wrap, and thinker and performer in turn or overlapping."""
+@pytest.mark.parametrize(("delay", "has_reference"), [(0, False), (1, False), (0, True)])
+def test_the_parallel_pass_repeats_the_rollouts_own_steps(delay, has_reference):
+    """With a far clock, rings that wrap, thinker and performer in turn or overlapping, and a face in the prompt."""
     module = distil(SelfForcing, stage2(commit_delay=delay), num_steps=2)
     batch = batch_for(module.teacher.stage2)
     clean = module.teacher.perceive(batch)
-    given = Given(clean, batch.prompt_ids, torch.tensor([0, 900]))
+    reference = None
+    if has_reference:
+        latents = {"reference_audio": batch.audio_latents[:, :, :8], "reference_video": batch.video_latents[:, :, :2]}
+        reference = batch._replace(**latents).reference(module.streamer.config)
+    given = Given(clean, batch.prompt_ids, torch.tensor([0, 900]), reference)
     rollout = roll_out(module.streamer, given, module.noise(clean, 1), 2)
     given = given._replace(history=replace(clean, **rollout.latents))
     sigma = FlowMatchScheduler.noise_levels(2)[:2, None].expand(2, 2, NUM_UNITS)  # every step as one copy

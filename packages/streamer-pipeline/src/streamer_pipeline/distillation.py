@@ -24,6 +24,7 @@ from causal_vae.training import adamw_with_cosine
 from streamer_core import (
     FlowMatchScheduler,
     KVLayout,
+    Reference,
     StreamerModel,
     StreamerOutput,
     UnitStreams,
@@ -42,11 +43,13 @@ Velocity = Callable[[Latents, Tensor], Latents]
 
 
 class Given(NamedTuple):
-    """What responses are denoised from: the history they see, the prompt (B, P), and ticks (B,) from it to unit 0."""
+    """What responses are denoised from: the history they see, the prompt (B, P) with its reference, and ticks (B,) from
+    it to unit 0."""
 
     history: UnitStreams
     prompt_ids: Tensor
     clock_offset: Tensor
+    reference: Reference | None = None
 
 
 @contextmanager
@@ -59,7 +62,15 @@ def without_gradient() -> Iterator[None]:
 
 def predict(streamer: StreamerModel, noisy: Latents, sigma: Tensor, given: Given) -> tuple[Tensor, Latents]:
     """One parallel pass over all units and copies: language logits and velocities."""
-    output = streamer(given.history, noisy["audio"], noisy["video"], sigma, given.prompt_ids, given.clock_offset)
+    output = streamer(
+        given.history,
+        noisy["audio"],
+        noisy["video"],
+        sigma,
+        given.prompt_ids,
+        given.clock_offset,
+        reference=given.reference,
+    )
     return output.logits, {"audio": output.audio_velocity, "video": output.video_velocity}
 
 
@@ -180,7 +191,8 @@ class Distillation(lightning.LightningModule):
     def given(self, batch: DuplexBatch, history: UnitStreams) -> Given:
         """With a random place on the clock for each row, as in stage 2."""
         largest = self.teacher.stage2.hparams.max_clock_offset
-        return Given(history, batch.prompt_ids, torch.randint(largest + 1, (len(batch.state),), device=self.device))
+        offset = torch.randint(largest + 1, (len(batch.state),), device=self.device)
+        return Given(history, batch.prompt_ids, offset, batch.reference(self.streamer.config))
 
     def noise(self, like: UnitStreams, num_copies: int, generator: torch.Generator | None = None) -> Latents:
         def draw(z: Tensor) -> Tensor:
@@ -212,7 +224,8 @@ class Distillation(lightning.LightningModule):
     def validation_step(self, batch: DuplexBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """RMS between endpoints of student and teacher from the same noise on the data's history, and the words."""
         clean = self.teacher.perceive(batch)
-        given = Given(clean, batch.prompt_ids, torch.zeros_like(batch.prompt_ids[:, 0]))
+        reference = batch.reference(self.streamer.config)
+        given = Given(clean, batch.prompt_ids, torch.zeros_like(batch.prompt_ids[:, 0]), reference)
         noise = self.noise(clean, 1, torch.Generator().manual_seed(batch_index))
         *_, expected = self.teacher.trajectory(noise, given)
         *_, reached = trajectory(self.student_velocity(given), noise, self.hparams.num_steps)
@@ -292,11 +305,13 @@ def roll_out(streamer: StreamerModel, given: Given, noise: Latents, num_steps: i
     """
     layout, told = streamer.layout, given.history
     batch, num_units = told.state.shape
-    kv_layout = KVLayout.for_policy(streamer.config, given.prompt_ids.shape[1], num_units)
+    prompt = given.prompt_ids, given.reference
+    kv_layout = KVLayout.for_policy(streamer.config, streamer.embed_prompt(*prompt).shape[1], num_units)
     solver = RecordingSolver()
     performer = Performer(streamer, solver)
     with torch.autocast(told.state.device.type, enabled=False):
-        state = streamer.prefill(given.prompt_ids, init_kv_state(kv_layout, batch, told.state.device), kv_layout)
+        state = init_kv_state(kv_layout, batch, told.state.device)
+        state = streamer.prefill(given.prompt_ids, state, kv_layout, given.reference)
         # The sink is full, so a longer prompt only moves the clock.
         state = {**state, "prompt_length": state["prompt_length"] + given.clock_offset}
         user = streamer.embed_user(told.user_text, told.user_audio, told.user_video)
