@@ -56,7 +56,9 @@ class Mixture:
     def draw_group(self, generator: torch.Generator) -> tuple[str, ...]:
         """The language tasks or the media tasks, by their summed weights."""
         language = sum(weight for task, weight in self.tasks.items() if task in LANGUAGE_TASKS)
-        return LANGUAGE_TASKS if torch.rand((), generator=generator) * sum(self.tasks.values()) < language else MEDIA_TASKS
+        return (
+            LANGUAGE_TASKS if torch.rand((), generator=generator) * sum(self.tasks.values()) < language else MEDIA_TASKS
+        )
 
     def draw_task(self, group: tuple[str, ...]) -> str:
         names = [task for task in self.tasks if task in group]

@@ -27,7 +27,7 @@ from torch import Tensor
 from worlds import VAE_OPTIONS, agent_clip, encode_all_personas, with_behaviors, world_of
 
 DIRECTED_SHARE = 5  # of 29 dyads: the body must follow words that nothing else explains
-WORLD_MIX = [*MIX.split(), *["directed"] * DIRECTED_SHARE]
+WORLD_MIX = " ".join([MIX, *["directed"] * DIRECTED_SHARE])
 CLIP_UNITS = 4
 
 
@@ -66,6 +66,7 @@ def main(
     out: Annotated[Path, typer.Option(help="where the files go")] = Path("runs/worlds"),
     num_dyads: int = 400,
     first_seed: int = 400_000,
+    scenarios: Annotated[str, typer.Option(help="names, repeated for more of a kind")] = WORLD_MIX,
     video_vae: Annotated[Path | None, typer.Option(help="a fitted one, instead of fitting")] = None,
     num_clips: Annotated[int, typer.Option(help="of each persona, that the VAE is fitted to")] = 60,
     num_references: Annotated[int, typer.Option(help="of each persona, for prompts")] = 100,
@@ -73,7 +74,7 @@ def main(
 ) -> None:
     torch.set_num_threads(num_threads)
     out.mkdir(parents=True, exist_ok=True)
-    voice = AgentVoice()
+    voice, names = AgentVoice(), scenarios.split()
     words = with_behaviors(StreamerTokenizer.from_pretrained(tokenizer))
     words.save_pretrained(out / "tokenizer")
     sound = CausalAudioVAE.from_pretrained(audio_vae)
@@ -87,7 +88,7 @@ def main(
             continue
         tensors: dict[str, Tensor] = {}
         for seed in range(first_seed + first, first_seed + min(first + PER_FILE, num_dyads)):
-            dyad = build_dyad(seed, WORLD_MIX[seed % len(WORLD_MIX)], voice)
+            dyad = build_dyad(seed, names[seed % len(names)], voice)
             encoded = encode_all_personas(dyad, words, sound, picture)
             tensors |= {f"{seed}.{name}": tensor for name, tensor in encoded.items()}
         save_file(tensors, path.with_suffix(".partial"))

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from train_streamer import AUDIO_WEIGHT, SIZES, VALIDATION_BATCHES, load_parts
 from worlds import WorldConversations
 
+VIDEO_WEIGHT = 4.0  # a hand that comes up is a small part of few pictures
 MIXTURE = Mixture({"words": 0.2, "duplex": 0.8})
 
 
@@ -54,6 +55,7 @@ def main(
         learning_rate,
         max_steps,
         audio_weight=AUDIO_WEIGHT,
+        video_weight=VIDEO_WEIGHT,
         validation_names=tuple(MIXTURE.tasks),
     )
     data = {
