@@ -56,9 +56,8 @@ class Mixture:
     def draw_group(self, generator: torch.Generator) -> tuple[str, ...]:
         """The language tasks or the media tasks, by their summed weights."""
         language = sum(weight for task, weight in self.tasks.items() if task in LANGUAGE_TASKS)
-        return (
-            LANGUAGE_TASKS if torch.rand((), generator=generator) * sum(self.tasks.values()) < language else MEDIA_TASKS
-        )
+        drawn = torch.rand((), generator=generator) * sum(self.tasks.values())
+        return LANGUAGE_TASKS if drawn < language else MEDIA_TASKS
 
     def draw_task(self, group: tuple[str, ...]) -> str:
         names = [task for task in self.tasks if task in group]
@@ -131,7 +130,8 @@ class Conversations(IterableDataset):
     response delay.
 
     A window begins with a dyad, or with the end of another whose units do not count: what was asked there is unknown.
-    Media batches have `batch_size` rows, language batches twice as many.
+    Media batches have `batch_size` rows, language batches twice as many. Processes that train together need the same
+    `group_seed`: in every step their gradients must be of the same layers.
     """
 
     def __init__(
@@ -145,13 +145,14 @@ class Conversations(IterableDataset):
         response_delay: int,
         user_text_slots: int,
         vary: bool = True,
+        group_seed: int = 0,
     ) -> None:
         self.dyads, self.media_dyads, self.tokenizer, self.mixture = dyads, media_dyads, tokenizer, mixture
         self.num_units, self.batch_size, self.delay = num_units, batch_size, response_delay
-        self.user_text_slots, self.vary = user_text_slots, vary
+        self.user_text_slots, self.vary, self.group_seed = user_text_slots, vary, group_seed
 
     def __iter__(self) -> Iterator[DuplexBatch]:
-        groups = torch.Generator().manual_seed(0)  # alike in all processes: their gradients must be of the same layers
+        groups = torch.Generator().manual_seed(self.group_seed)
         while True:
             group = self.mixture.draw_group(groups)
             source = self.dyads if group is LANGUAGE_TASKS else self.media_dyads

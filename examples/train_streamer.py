@@ -170,7 +170,9 @@ def main(
         torch.seed()  # a continued run must not see the same windows again
     else:
         torch.manual_seed(seed + int(os.environ.get("LOCAL_RANK", "0")))
-    loader = DataLoader(Conversations(language_dyads, media_dyads, mixture=mixture, **data), batch_size=None)
+    loader = DataLoader(
+        Conversations(language_dyads, media_dyads, mixture=mixture, group_seed=seed, **data), batch_size=None
+    )
     validation = validation_loaders(data, val_dyads, list(mixture.tasks)) if val_dyads else None
     if devices > 1 and strategy == "auto":
         strategy = "ddp_find_unused_parameters_true"  # language batches leave what denoises unused

@@ -10,6 +10,7 @@ import torch
 from causal_vae import CausalVideoVAE
 from loopback_hub import LoopbackHub
 from safetensors.torch import load_file, save_file
+from streamer_core import StreamerModel
 from streamer_pipeline import StreamerPipeline
 from tiny_parts import open_session, random_units, tiny_pipeline
 
@@ -96,6 +97,25 @@ def test_half_precision_on_disk_is_computed_in_single(checkpoint, tmp_path):
     assert len(parts) == 7
     assert {t.dtype for part in parts for t in part.state_dict().values()} == {torch.float32}
     assert conversation(loaded)[3][0].isfinite().all()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_session_in_bfloat16_is_nearly_the_one_in_single(checkpoint, whole):
+    """All parts, or the core alone beside media parts in single precision."""
+    folder, _ = checkpoint
+    single = open_session(StreamerPipeline.from_pretrained(folder), seed=7)
+    if whole:
+        pipeline = StreamerPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+    else:
+        half = StreamerModel.from_pretrained(folder / "streamer", dtype=torch.bfloat16)
+        pipeline = StreamerPipeline.from_pretrained(folder, streamer=half)
+    session = open_session(pipeline, seed=7)
+    assert session.state["thinker"]["kv"]["keys"].dtype == torch.bfloat16
+    for user in random_units(4):
+        unit, expected = session.step(user), single.step(user)
+        assert unit.audio.dtype == unit.video.dtype == torch.float32
+        for found, wanted in ((unit.audio, expected.audio), (unit.video, expected.video)):
+            assert (found - wanted).abs().mean() < 0.1 * wanted.abs().mean()
 
 
 # ---- parts by keyword ----

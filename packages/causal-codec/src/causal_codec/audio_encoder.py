@@ -118,7 +118,8 @@ class LogMelFrontEnd(StreamingModule):
         past = x.new_zeros(x.shape[0], num_past) if state is None else state
         wave = torch.cat([past, x[:, 0]], dim=1)
         frames = wave.unfold(1, self.window_length, self.stride) * self.window
-        mel = self.filters @ torch.fft.rfft(frames).abs().transpose(1, 2)
+        spectrum = torch.fft.rfft(frames.float())  # there is no transform of half precision
+        mel = self.filters @ spectrum.abs().to(x).transpose(1, 2)
         # The floor hides a recording's noise below about -60 dB, so that silence is the same in every room.
         return torch.log(mel + 1e-2) / 2, wave[:, wave.shape[1] - num_past :].clone(
             memory_format=torch.contiguous_format

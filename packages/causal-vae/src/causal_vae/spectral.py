@@ -42,7 +42,7 @@ class LogMel(StreamingModule):
         self.check_length(x)
         x, past = _extend(x, state, self.window_size - self.stride)
         frames = x[:, 0].unfold(1, self.window_size, self.stride) * self.window
-        magnitude = torch.fft.rfft(frames, self.fft_size).abs()
+        magnitude = torch.fft.rfft(frames.float(), self.fft_size).abs().to(x)  # there is no transform of half precision
         return torch.log(self.filterbank @ magnitude.transpose(1, 2) + 1e-3), past
 
 
@@ -64,9 +64,11 @@ class InverseSTFT(StreamingModule):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         self.check_length(x)
         hop = self.upsample
-        log_magnitude, phase = x.transpose(1, 2).chunk(2, dim=2)
+        log_magnitude, phase = x.float().transpose(1, 2).chunk(2, dim=2)  # there is no transform of half precision
         spectrum = torch.polar(log_magnitude.clamp(max=5).exp(), phase)
-        frames = torch.fft.irfft(spectrum, 2 * hop) * self.window  # (B, T, 2 * hop); Hann at half overlap sums to one
+        frames = (
+            torch.fft.irfft(spectrum, 2 * hop).to(x) * self.window
+        )  # (B, T, 2 * hop); Hann at half overlap sums to one
         early, late = frames.split(hop, dim=2)
         carried = early.new_zeros(early.shape[0], hop) if state is None else state
         wave = early + torch.cat([carried[:, None], late[:, :-1]], dim=1)

@@ -62,7 +62,9 @@ class MeanPicture(nn.Module):
     def forward(self, height: int, width: int) -> Tensor:
         if self.mean.shape[3:] == (height, width):
             return self.mean
-        return F.interpolate(self.mean[:, :, 0], (height, width), mode="bilinear", antialias=True)[:, :, None]
+        return F.interpolate(self.mean[:, :, 0].float(), (height, width), mode="bilinear", antialias=True)[
+            :, :, None
+        ].to(self.mean)
 
 
 class PositionEmbedding(nn.Module):

@@ -173,7 +173,7 @@ class StreamerSession:
         name = config.state_names[config.state_token_ids.index(int(answer.state_ids[row]))]
         words = (token for token in answer.text_ids[row].tolist() if token != config.pad_token_id)
         text, index = tokenizer.decode_slots(words), int(answer.unit[row])
-        return AgentUnit(answer.audio[row].cpu(), answer.video[row].cpu(), text, name, index)
+        return AgentUnit(answer.audio[row].float().cpu(), answer.video[row].float().cpu(), text, name, index)
 
 
 @torch.inference_mode()

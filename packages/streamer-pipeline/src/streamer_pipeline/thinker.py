@@ -23,9 +23,16 @@ from streamer_core import (
     unpack_audio,
     unpack_video,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 Renderer = Callable[[Tensor, State | None], tuple[Tensor, State]]
+
+
+def dtype_of(part: nn.Module | Renderer) -> torch.dtype:
+    """What a part computes in; parts of one pipeline may differ. A renderer may be a VAE's method, or a function."""
+    module = getattr(part, "__self__", part)
+    parameters = module.parameters() if isinstance(module, nn.Module) else ()
+    return next((parameter.dtype for parameter in parameters), torch.float32)
 
 
 class Thinker:
@@ -73,9 +80,10 @@ class Thinker:
     def init_state(self, batch: int, user_size: tuple[int, int]) -> State:
         """All but the history of `batch` new sessions, for pictures of the user of `user_size` (H, W)."""
         config, weight = self.streamer.config, self.streamer.lm_head.weight
-        silence = weight.new_zeros(batch, config.audio_latent_channels, config.audio_latents_per_unit)
-        grid = config.video_latent_height, config.video_latent_width
-        darkness = weight.new_zeros(batch, config.video_latent_channels, 1, *grid)
+        sound = batch, config.audio_latent_channels, config.audio_latents_per_unit
+        picture = batch, config.video_latent_channels, 1, config.video_latent_height, config.video_latent_width
+        silence = weight.new_zeros(sound, dtype=dtype_of(self.audio_renderer))
+        darkness = weight.new_zeros(picture, dtype=dtype_of(self.video_renderer))
         nothing_said = torch.full(
             (batch, self.layout.num_language_slots), config.state_token_ids[0], device=weight.device
         )
@@ -89,6 +97,7 @@ class Thinker:
 
     def perceive(self, audio: Tensor, video: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """User audio (B, 1, 3840) and video (B, 3, 4, H, W) -> audio tokens, video tokens, next state."""
+        audio, video = audio.to(dtype_of(self.audio_encoder)), video.to(dtype_of(self.video_encoder))
         audio_tokens, audio_state = self.audio_encoder(audio, state["audio_encoder"])
         video_tokens, video_state = self.video_encoder(video, state["video_encoder"])
         return audio_tokens, video_tokens, {**state, "audio_encoder": audio_state, "video_encoder": video_state}
@@ -109,7 +118,7 @@ class Thinker:
             gumbel: (B, 1 + S, V) scaled Gumbel noise to sample with, or None for the most likely token.
         """
         streamer, layout = self.streamer, self.layout
-        user = streamer.embed_user(text_ids, audio_tokens, video_tokens)
+        user = streamer.embed_user(text_ids, audio_tokens.to(streamer.dtype), video_tokens.to(streamer.dtype))
         language = streamer.embed_language(state["draft"], layout.language)
         geometry = streamer.geometry(state["kv"], kv_layout, layout.context)
         hidden = streamer.step(torch.cat([user, language], dim=1), state["kv"], geometry)
@@ -171,11 +180,12 @@ class Thinker:
     def render(self, latents: dict[str, Tensor], state: State) -> tuple[Tensor, Tensor, State]:
         """Packed clean latents of one unit -> audio (B, 1, 3840), video (B, 3, 4, H, W), next state."""
         config = self.streamer.config
-        audio, audio_state = self.audio_renderer(
-            unpack_audio(latents["audio"][:, None], config), state["audio_decoder"]
+        sound, picture = (
+            unpack_audio(latents["audio"][:, None], config),
+            unpack_video(latents["video"][:, None], config),
         )
-        video, video_state = self.video_renderer(
-            unpack_video(latents["video"][:, None], config), state["video_decoder"]
-        )
+        sound, picture = sound.to(dtype_of(self.audio_renderer)), picture.to(dtype_of(self.video_renderer))
+        audio, audio_state = self.audio_renderer(sound, state["audio_decoder"])
+        video, video_state = self.video_renderer(picture, state["video_decoder"])
         state = {**state, "audio_decoder": audio_state, "video_decoder": video_state}
         return audio.clamp(-1, 1), video.clamp(-1, 1), state

@@ -74,7 +74,8 @@ def encode_reference(pipeline: StreamerPipeline, picture: Tensor, voice: Tensor)
     num_units = -(-voice.shape[1] // SAMPLES_PER_UNIT)
     audio = F.pad(voice, (0, num_units * SAMPLES_PER_UNIT - voice.shape[1]))[None].to(device)
     video = picture[None, :, None].expand(-1, -1, FRAMES_PER_UNIT * num_units, -1, -1).to(device)
-    latents = [vae.encode(x)[0].mean for vae, x in ((pipeline.audio_vae, audio), (pipeline.video_vae, video))]
+    coded = (pipeline.audio_vae, audio), (pipeline.video_vae, video)
+    latents = [vae.encode(x.to(vae.dtype))[0].mean.to(pipeline.streamer.dtype) for vae, x in coded]
     grid = config.video_latent_height, config.video_latent_width
     if tuple(latents[1].shape[-2:]) != grid:
         raise ValueError(
