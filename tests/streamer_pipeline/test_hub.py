@@ -64,8 +64,9 @@ torch.save((errors, prompts), sys.argv[1])
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     with LoopbackHub() as hub:
-        tiny_pipeline().save_pretrained(tmp_path_factory.mktemp("checkpoint") / "tiny")
-        hub.add("org/tiny", Path(tmp_path_factory.getbasetemp()) / "checkpoint0" / "tiny")
+        folder = tmp_path_factory.mktemp("checkpoint")
+        tiny_pipeline().save_pretrained(folder)
+        hub.add("org/tiny", folder)
         tiny = hub.repos["org/tiny"]
         index = json.loads(tiny["model_index.json"]) | {"prompt": "an older prompt"}
         hub.revisions["org/tiny@v1"] = tiny | {"model_index.json": json.dumps(index).encode()}
