@@ -37,6 +37,8 @@ half = StreamerPipeline.from_pretrained("org/variants", variant="fp16", dtype=to
 assert half.streamer.dtype == torch.float16
 half.to(torch.float32).push_to_hub("org/variants", card="# Mine")
 assert StreamerPipeline.from_pretrained("org/variants").streamer.dtype == torch.float32
+half.push_to_hub("org/variants")
+StreamerPipeline.from_pretrained().push_to_hub("org/bundled")
 """
 
 ERRORS = """
@@ -83,7 +85,7 @@ def pushed(hub, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [*PARTS, "whole"])
-def test_what_was_pushed_comes_back_byte_for_byte(pushed, name):
+def test_weights_that_were_pushed_come_back_byte_for_byte(pushed, name):
     first, again = pushed[f"org/{name}"], pushed[f"org/{name}-again"]
     weights = [file for file in first if file.endswith(".safetensors")]
     assert len(weights) == (1 if name in PARTS else len(PARTS))
@@ -109,7 +111,12 @@ def test_a_pipelines_card_lists_its_parts(pushed):
     card = pushed["org/whole"]["README.md"].decode()
     assert all(name in card for name in PARTS)
     assert f"{2 * tiny_pipeline().kv_layout().nbytes():,}" in card
+
+
+def test_a_card_that_is_there_stays(pushed):
+    """The repository's own; or that of the folder which was loaded."""
     assert pushed["org/variants"]["README.md"] == b"# Mine"
+    assert b"# wan-streamer-tiny" in pushed["org/bundled"]["README.md"]
 
 
 def test_a_card_shows_its_certificate_and_its_score(tmp_path):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCard, ModelCardData, create_repo, upload_folder
+from huggingface_hub import ModelCard, ModelCardData, create_repo, file_exists, upload_folder
 from torch import nn
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def make_card(text: str, license: str, tags: list[str], library: str) -> ModelCa
 def push_folder(
     model: Any,
     repo_id: str,
-    card: ModelCard | str,
+    card: ModelCard | str | None,
+    default_card: Callable[[], ModelCard | str],
     variant: str | None = None,
     commit_message: str | None = None,
     private: bool | None = None,
@@ -72,11 +74,18 @@ def push_folder(
     create_pr: bool = False,
     revision: str | None = None,
 ) -> str:
-    """Save `model` beside its card and upload both in one commit: the commit's address."""
+    """Save `model` beside its card and upload both in one commit: the commit's address.
+
+    Args:
+        card: what the repository's card becomes; None keeps the one that is there, or else writes `default_card`.
+    """
     repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    if card is None and not file_exists(repo_id, "README.md", token=token):
+        card = default_card()
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, **({"variant": variant} if variant else {}))
-        (Path(folder) / "README.md").write_text(str(card), encoding="utf-8")
+        if card is not None:
+            (Path(folder) / "README.md").write_text(str(card), encoding="utf-8")
         return upload_folder(
             repo_id=repo_id,
             folder_path=folder,

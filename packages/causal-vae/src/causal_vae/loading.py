@@ -53,10 +53,11 @@ class CheckedLoading:
         """Upload weights, config and a card in one commit; returns its address.
 
         Args:
-            card: instead of the one that `part_card` writes. certificate: of `certify`, for that card.
+            card: the repository's card from now on; None keeps the one that is there, or writes that of `part_card`.
+            certificate: of `certify`, for the latter.
             upload: variant, commit_message, private, token, create_pr, revision.
         """
-        return push_folder(self, repo_id, part_card(self, certificate) if card is None else card, **upload)
+        return push_folder(self, repo_id, card, lambda: part_card(self, certificate), **upload)
 
 
 def _check_weights_fit(info: dict[str, Any], problem: str) -> None:

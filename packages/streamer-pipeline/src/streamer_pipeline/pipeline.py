@@ -324,10 +324,19 @@ class StreamerPipeline(DiffusionPipeline):
         """Upload all parts and a card in one commit; returns its address.
 
         Args:
-            card: instead of the one that `pipeline_card` writes. score, certificates: for that card.
+            card: the repository's card from now on; None keeps the one that is there, or takes the one beside the
+                folder that this was loaded from, or writes that of `pipeline_card`.
+            score, certificates: for the latter.
             upload: variant, commit_message, private, token, create_pr, revision.
         """
-        return push_folder(self, repo_id, pipeline_card(self, score, certificates) if card is None else card, **upload)
+        beside = Path(self.config.get("_name_or_path") or "") / "README.md"
+
+        def default_card() -> ModelCard | str:
+            if score is None and certificates is None and beside.is_file() and beside.parent != Path():
+                return beside.read_text(encoding="utf-8")
+            return pipeline_card(self, score, certificates)
+
+        return push_folder(self, repo_id, card, default_card, **upload)
 
     @classmethod
     def _check_folder(cls, folder: Path, overrides: dict[str, Any]) -> None:
