@@ -7,6 +7,7 @@ answering in words need neither. Writes `<out>/tokenizer` and one safetensors fi
 already are kept.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -114,6 +115,19 @@ def encode_dyad(
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
+def store(out: Path, seeds: range, encode: Callable[[int], dict[str, Tensor]]) -> None:
+    """Encode the dyads of `seeds` into files of `PER_FILE`; files that are there already are kept."""
+    for first in track(seeds[::PER_FILE], "encoding"):
+        path = out / f"dyads-{first:07d}.safetensors"
+        if path.exists():
+            continue
+        tensors: dict[str, Tensor] = {}
+        for seed in range(first, min(first + PER_FILE, seeds.stop)):
+            tensors |= {f"{seed}.{name}": tensor for name, tensor in encode(seed).items()}
+        save_file(tensors, path.with_suffix(".partial"))
+        path.with_suffix(".partial").rename(path)
+
+
 def main(
     audio_vae: Annotated[Path | None, typer.Option(help="folder of the trained audio VAE")] = None,
     video_vae: Annotated[Path | None, typer.Option(help="folder of the trained video VAE")] = None,
@@ -133,17 +147,11 @@ def main(
         audio_vae and CausalAudioVAE.from_pretrained(audio_vae),
         video_vae and CausalVideoVAE.from_pretrained(video_vae),
     )
-    for first in track(range(0, num_dyads, PER_FILE), "encoding"):
-        path = out / f"dyads-{first_seed + first:07d}.safetensors"
-        if path.exists():
-            continue
-        tensors: dict[str, Tensor] = {}
-        for seed in range(first_seed + first, first_seed + min(first + PER_FILE, num_dyads)):
-            dyad = build_dyad(seed, names[seed % len(names)], voice, response_delay)
-            encoded = encode_dyad(dyad, tokenizer, *coders)
-            tensors |= {f"{seed}.{name}": tensor for name, tensor in encoded.items()}
-        save_file(tensors, path.with_suffix(".partial"))
-        path.with_suffix(".partial").rename(path)
+    store(
+        out,
+        range(first_seed, first_seed + num_dyads),
+        lambda seed: encode_dyad(build_dyad(seed, names[seed % len(names)], voice, response_delay), tokenizer, *coders),
+    )
     typer.echo(f"{num_dyads} dyads in {out}")
 
 

@@ -19,8 +19,7 @@ from duplex_world.dyad import build_dyad
 from duplex_world.grammar import agent_phrases
 from duplex_world.personas import PERSONAS
 from linear_video import EigenpictureVAE
-from prepare_dyads import MIX, PER_FILE
-from rich.progress import track
+from prepare_dyads import MIX, store
 from safetensors.torch import save_file
 from streamer_core import StreamerTokenizer
 from torch import Tensor
@@ -82,17 +81,11 @@ def main(
     picture = EigenpictureVAE.from_pretrained(folder) if folder.exists() else fit_vae(voice, first_seed, num_clips)
     picture.save_pretrained(out / "video_vae")
     save_file(references(sound, picture, voice, num_references), out / "references.safetensors")
-    for first in track(range(0, num_dyads, PER_FILE), "encoding"):
-        path = out / f"dyads-{first_seed + first:07d}.safetensors"
-        if path.exists():
-            continue
-        tensors: dict[str, Tensor] = {}
-        for seed in range(first_seed + first, first_seed + min(first + PER_FILE, num_dyads)):
-            dyad = build_dyad(seed, names[seed % len(names)], voice)
-            encoded = encode_all_personas(dyad, words, sound, picture)
-            tensors |= {f"{seed}.{name}": tensor for name, tensor in encoded.items()}
-        save_file(tensors, path.with_suffix(".partial"))
-        path.with_suffix(".partial").rename(path)
+    store(
+        out,
+        range(first_seed, first_seed + num_dyads),
+        lambda seed: encode_all_personas(build_dyad(seed, names[seed % len(names)], voice), words, sound, picture),
+    )
     typer.echo(f"{num_dyads} dyads in {out}")
 
 

@@ -6,7 +6,8 @@ from .cache import KVLayout, advance, append_tail, grow, init_kv_state, read_tai
 from .config import StreamerConfig, preset
 from .latents import pack_audio, pack_video, unpack_audio, unpack_video
 from .layout import UnitLayout
-from .model import Reference, StreamerModel, StreamerOutput, UnitStreams, streamer_loss, training_mask
+from .masks import training_mask
+from .model import Reference, StreamerModel, StreamerOutput, UnitStreams, streamer_loss
 from .scheduler import FlowMatchScheduler, SchedulerMixin, UniPCFlowScheduler, sample_logit_normal  # noqa: F401
 from .tokenizer import StreamerTokenizer
 from .transformer import Geometry, StreamerTransformer
