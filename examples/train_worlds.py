@@ -26,6 +26,7 @@ from train_streamer import AUDIO_WEIGHT, SIZES, VALIDATION_BATCHES, load_parts
 from worlds import WorldConversations
 
 VIDEO_WEIGHT = 4.0  # a hand that comes up is a small part of few pictures
+HISTORY_DROPOUT = 0.3  # else a voice is learned from what was said before it and a gesture from its own beginning
 MIXTURE = Mixture({"words": 0.2, "duplex": 0.8})
 
 
@@ -56,6 +57,7 @@ def main(
         max_steps,
         audio_weight=AUDIO_WEIGHT,
         video_weight=VIDEO_WEIGHT,
+        history_dropout=HISTORY_DROPOUT,
         validation_names=tuple(MIXTURE.tasks),
     )
     data = {

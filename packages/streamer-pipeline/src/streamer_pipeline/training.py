@@ -74,6 +74,8 @@ class DuplexTraining(lightning.LightningModule):
         num_copies: noisy copies of each response per clean sequence; they share the history and so come cheap.
         history_noise: largest standard deviation of noise on the clean history, drawn per unit: at serving the history
             is the model's own, never quite the data.
+        history_dropout: share of sequences in which the history of the sound, and apart from it of the picture, is noise
+            alone (as in history guidance, Song et al. 2025): a unit must then follow its words and the prompt.
         sound_given: share of copies whose sound is clean while the picture is noisy: the face learns to follow it.
         language_dropout: share of sequences that hide the agent's words and states, so that guidance (Ho & Salimans
             2022) has a model without them.
@@ -89,6 +91,7 @@ class DuplexTraining(lightning.LightningModule):
         max_steps: int,
         num_copies: int = 2,
         history_noise: float = 0.3,
+        history_dropout: float = 0.0,
         sound_given: float = 0.15,
         language_dropout: float = 0.1,
         text_weight: float = 1.0,
@@ -142,12 +145,16 @@ class DuplexTraining(lightning.LightningModule):
         """What later units see: latents with some noise, and in some sequences no words."""
         shape = clean.state.shape
         level = torch.rand(*shape, 1, 1, device=self.device) * self.hparams.history_noise
-        audio, video = (latents + level * torch.randn_like(latents) for latents in (clean.audio, clean.video))
+        responses = []
+        for latents in (clean.audio, clean.video):
+            dropped = torch.rand(shape[0], 1, 1, 1, device=self.device) < self.hparams.history_dropout
+            noise = torch.randn_like(latents)
+            responses.append(torch.where(dropped, noise, latents + level * noise))
         pad = self.streamer.config.pad_token_id
         hidden = torch.rand(shape[0], 1, device=self.device) < self.hparams.language_dropout
         state = torch.where(hidden, pad, clean.state)
         text = torch.where(hidden[..., None], pad, clean.agent_text)
-        return UnitStreams(clean.user_text, clean.user_audio, clean.user_video, state, text, audio, video)
+        return UnitStreams(clean.user_text, clean.user_audio, clean.user_video, state, text, *responses)
 
     def losses(self, batch: DuplexBatch) -> tuple[dict[str, Tensor], StreamerOutput]:
         """The report's losses on one batch, with fresh noise, and the output they were computed from."""
