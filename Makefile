@@ -49,8 +49,9 @@ bench: setup ## every aim as a measured row; writes bench/ (BENCH="core_pass dec
 soak: setup ## an hour of conversation: does the last minute differ from the second? writes bench/
 	$(BIN)/python benchmarks/run.py one_hour
 
-test: setup-world setup-browser ## every test
-	$(BIN)/python -m pytest -q
+test: setup-world setup-browser ## every test: two files at a time, then those that want the machine to themselves
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -q -m alone
 
 lint: setup ## ruff: lint and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

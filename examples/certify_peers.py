@@ -4,8 +4,7 @@ python examples/certify_peers.py              # prints a markdown table, in a fe
 
 Both models are small and have random weights: the laws are about code, not about what was learned. "As it is" uses
 what the library offers between two calls: nothing for the VAE and for Mimi's decoder convolutions, Mimi's own caches
-otherwise. "Wrapped" are the same weights with a state that goes in and comes out; Mimi's whole-clip output is its
-"offline form".
+otherwise. `WanVideoVAE` and `MimiAudioVAE` are the same weights with a state that goes in and comes out.
 
 How to read the rows of the peers as they are: Wan gives one frame for its first latent, so by the contract's clock its
 later frames come early, which the look-ahead shows. Mimi's caches know their age as a Python number, one for the whole
@@ -18,27 +17,11 @@ import argparse
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from causal_vae import (
-    CausalConv1d,
-    CausalConvTranspose1d,
-    Certificate,
-    State,
-    StreamingModule,
-    StreamingSequential,
-    WanVideoVAE,
-    certify,
-    substates,
-)
+from causal_vae import Certificate, MimiAudioVAE, State, StreamingModule, WanVideoVAE, certify
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from transformers import DynamicCache, MimiConfig, MimiModel
-from transformers.models.mimi.modeling_mimi import (
-    MimiConv1d,
-    MimiConv1dPaddingCache,
-    MimiConvTranspose1d,
-    MimiResnetBlock,
-)
+from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache
 
 FRAME_RATE, SAMPLE_RATE, LATENT_RATE = 25.0, 24_000.0, 12.5
 
@@ -123,118 +106,6 @@ class StockMimiDecoder(StreamingModule):
         return out.audio_values, unpack_cache(out.decoder_past_key_values, len(x))
 
 
-# ---- the same weights with a state of their own ----
-
-
-class ReplicatingConv(CausalConv1d):
-    """Begins a stream by repeating the first step, as Mimi was trained; `started` says that this has been done."""
-
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        first = x[:, :, :1].expand(-1, -1, self.num_past)
-        past = first if state is None else torch.where(state["started"][:, None, None], state["past"], first)
-        y, past = super().forward(x, past)
-        return y, {"past": past, "started": torch.ones(len(x), dtype=torch.bool, device=x.device)}
-
-
-class Residual(StreamingModule):
-    """Mimi's residual block."""
-
-    def __init__(self, block: MimiResnetBlock) -> None:
-        super().__init__()
-        self.block = StreamingSequential(*map(with_state, block.block))
-
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        y, state = self.block(x, state)
-        return x + y, state
-
-
-class WindowedTransformer(StreamingModule):
-    """Mimi's Transformer over (B, C, T). State: the last `window - 1` keys and values of each layer, and the age."""
-
-    def __init__(self, transformer: nn.Module) -> None:
-        super().__init__()
-        self.transformer, self.num_past = transformer, transformer.config.sliding_window - 1
-
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        past, length = substates(state), None if state is None else state["length"]
-        if length is None:
-            length = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        num_steps, x = x.shape[2], x.transpose(1, 2)
-        query = length[:, None] + torch.arange(num_steps, device=x.device)
-        key = length[:, None] + torch.arange(-self.num_past, num_steps, device=x.device)
-        age = query[:, :, None] - key[:, None]
-        mask = ((age >= 0) & (age <= self.num_past) & (key >= 0)[:, None])[:, None]
-        rotary = self.transformer.rotary_emb(x, query)
-        new = {"length": length + num_steps}
-        for name, layer in self.transformer.layers.named_children():
-            y, new[name] = self._attend(layer.self_attn, layer.input_layernorm(x), rotary, mask, past[name])
-            x = x + layer.self_attn_layer_scale(y)
-            x = x + layer.mlp_layer_scale(layer.mlp(layer.post_attention_layernorm(x)))
-        return x.transpose(1, 2), new
-
-    def _attend(self, attention, x, rotary, mask, past):
-        query, key, value = (
-            projection(x).unflatten(2, (-1, attention.head_dim)).transpose(1, 2)
-            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        query, key = (self._rotate(part, *rotary) for part in (query, key))
-        if past is None:
-            past = dict.fromkeys(("keys", "values"), key.new_zeros(*key.shape[:2], self.num_past, key.shape[3]))
-        key, value = torch.cat([past["keys"], key], dim=2), torch.cat([past["values"], value], dim=2)
-        start = key.shape[2] - self.num_past
-        kept = {"keys": key[:, :, start:].clone(memory_format=torch.contiguous_format)}
-        kept["values"] = value[:, :, start:].clone(memory_format=torch.contiguous_format)
-        y = F.scaled_dot_product_attention(query, key, value, mask, scale=attention.scaling, enable_gqa=True)
-        return attention.o_proj(y.transpose(1, 2).flatten(2)), kept
-
-    @staticmethod
-    def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        first, second = x.chunk(2, dim=-1)
-        return x * cosine[:, None] + torch.cat([-second, first], dim=-1) * sine[:, None]
-
-
-def with_state(layer: nn.Module) -> nn.Module:
-    """A layer of Mimi as a streaming layer over the same weights; layers without a past stay as they are."""
-    if isinstance(layer, MimiResnetBlock):
-        return Residual(layer)
-    if not isinstance(layer, MimiConv1d | MimiConvTranspose1d):
-        return layer
-    conv = layer.conv
-    sizes = conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0]
-    if isinstance(layer, MimiConvTranspose1d):
-        ours = CausalConvTranspose1d(*sizes)
-    else:
-        ours = (ReplicatingConv if layer.pad_mode == "replicate" else CausalConv1d)(*sizes, conv.dilation[0])
-    ours.conv = conv
-    return ours
-
-
-class WrappedMimiEncoder(StreamingSequential):
-    """Audio (B, 1, T) -> Mimi's latents before quantisation (B, C, T / 1920)."""
-
-    def __init__(self, model: MimiModel) -> None:
-        e = model.encoder
-        super().__init__(
-            *map(with_state, e.encoder_seanet.layers),
-            WindowedTransformer(e.encoder_transformer),
-            with_state(e.downsample),
-        )
-        self.offline = lambda audio: e(audio).latents
-
-
-class WrappedMimiDecoder(StreamingSequential):
-    """Mimi's latents (B, C, L) -> audio (B, 1, 1920 L)."""
-
-    def __init__(self, model: MimiModel) -> None:
-        d = model.decoder
-        super().__init__(
-            with_state(d.upsample),
-            WindowedTransformer(d.decoder_transformer),
-            *map(with_state, d.decoder_seanet.layers),
-        )
-        self.offline = lambda latents: d(latents).audio_values
-
-
 # ---- the table ----
 
 
@@ -273,8 +144,7 @@ def columns_of_the_table() -> dict[str, tuple[nn.Module, Tensor, float]]:
         "WanVideoVAE": (WanVideoVAE.from_diffusers(wan), video, FRAME_RATE),
         "Mimi encode": (StockMimiEncoder(mimi), audio, SAMPLE_RATE),
         "Mimi decode": (StockMimiDecoder(mimi), mimi_latents, LATENT_RATE),
-        "Mimi encode, wrapped": (WrappedMimiEncoder(mimi), audio, SAMPLE_RATE),
-        "Mimi decode, wrapped": (WrappedMimiDecoder(mimi), mimi_latents, LATENT_RATE),
+        "MimiAudioVAE": (MimiAudioVAE.from_mimi(mimi), audio, SAMPLE_RATE),
     }
 
 

@@ -2,25 +2,19 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import conversation
+import cost_model
 import numpy as np
 import pytest
+import run
+from harness import Row, Setting, count_flops
+from plots import draw
+from streamer_core import UnitLayout, preset
+from tiny_parts import SIZE, tiny_pipeline
 
-BENCHMARKS = str(Path(__file__).parent.parent / "benchmarks")
-if BENCHMARKS not in sys.path:
-    sys.path.insert(0, BENCHMARKS)
-
-import conversation  # noqa: E402
-import cost_model  # noqa: E402
-import run  # noqa: E402
-from harness import Row, Setting, count_flops  # noqa: E402
-from plots import draw  # noqa: E402
-from streamer_core import UnitLayout, preset  # noqa: E402
-from tiny_parts import SIZE, tiny_pipeline  # noqa: E402
-
+pytestmark = pytest.mark.alone
 SLOW = {"wan_video_vae"}  # has tests of its own
 
 

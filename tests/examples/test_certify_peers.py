@@ -5,12 +5,12 @@ from causal_vae import Certificate
 
 
 def test_mimi_streams_only_once_it_is_wrapped(tmp_path, capsys):
-    certify_peers.main(["--only", "Mimi decode", "Mimi decode, wrapped", "--out", str(tmp_path)])
+    certify_peers.main(["--only", "Mimi decode", "MimiAudioVAE", "--out", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| law | Mimi decode | Mimi decode, wrapped |"
+    assert lines[0] == "| law | Mimi decode | MimiAudioVAE |"
     invariance = next(line for line in lines if line.startswith("| chunk invariance |"))
     assert invariance.count("**no**") == 1 and invariance.index("**no**") < len(invariance) / 2
     stock, wrapped = (
-        Certificate.from_json((tmp_path / f"mimi-decode{suffix}.json").read_text()) for suffix in ("", "-wrapped")
+        Certificate.from_json((tmp_path / f"{name}.json").read_text()) for name in ("mimi-decode", "mimiaudiovae")
     )
     assert "chunk invariance" in stock.broken and wrapped.passed

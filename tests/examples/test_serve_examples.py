@@ -14,6 +14,8 @@ from streamer_pipeline import RecordingReader, RecordingWriter
 from streamer_pipeline.client import CallRefused
 from tiny_parts import SIZE, random_units
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def recording(tmp_path):

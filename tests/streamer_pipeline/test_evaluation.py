@@ -1,13 +1,17 @@
 """The score card tells faults apart: agents with one known fault each, and what the card says of them."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from duplex_world import SCENARIOS, AgentVoice, Dyad, agent_jsgf, build_dyad, face_box, mouth_box, render_frames
+from duplex_world.face import eye_boxes
+from duplex_world.grammar import COUNT
+from duplex_world.shards import write_shard
+from duplex_world.speech_judge import SpeechJudge, reference_thresholds
+from duplex_world.tensors import to_video
 from scipy.stats import binomtest
 from streamer_core import FlowMatchScheduler
 from streamer_pipeline.cli import app
@@ -25,17 +29,6 @@ from streamer_pipeline.evaluation.turns import stops
 from streamer_pipeline.units import UserUnit
 from tiny_parts import SIZE, tiny_pipeline
 from typer.testing import CliRunner
-
-EXAMPLES = str(Path(__file__).parents[2] / "examples")
-if EXAMPLES not in sys.path:
-    sys.path.insert(0, EXAMPLES)
-
-from duplex_world import SCENARIOS, AgentVoice, Dyad, agent_jsgf, build_dyad, face_box, mouth_box, render_frames  # noqa: E402
-from duplex_world.face import eye_boxes  # noqa: E402
-from duplex_world.grammar import COUNT  # noqa: E402
-from duplex_world.shards import write_shard  # noqa: E402
-from duplex_world.speech_judge import SpeechJudge, reference_thresholds  # noqa: E402
-from duplex_world.tensors import to_video  # noqa: E402
 
 UNIT_SAMPLES, UNIT_FRAMES = 3840, 4
 TEST_SEEDS = 2_000_000

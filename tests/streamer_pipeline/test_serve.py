@@ -18,6 +18,7 @@ from live_server import client, leftovers, live_server, message, resident_mib, u
 from streamer_pipeline import RecordingReader
 from streamer_pipeline.client import CallRefused
 
+pytestmark = pytest.mark.alone
 # SOAK=1 is what a server meets in a day.
 NUM_CYCLES = 1000 if os.environ.get("SOAK") else 3
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import sys
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -14,19 +13,23 @@ import torch
 pytest.importorskip("aiortc", reason="the extra [serve] is not installed")
 pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 
+from fake_devices import write_devices
 from live_server import live_server, until
+from make_demo_recording import synthetic_user
 from playwright.async_api import Browser, Page, async_playwright
-from streamer_pipeline import FRAME_RATE, StreamerPipeline, split_units
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from streamer_pipeline import FRAME_RATE, UNIT_MS, StreamerPipeline, split_units
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"),
+]
 PATIENCE_MS = 120_000
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 SCREENSHOTS = os.environ.get("WAN_STREAMER_SCREENSHOTS")  # a folder to look at
 HEIGHT, WIDTH = 192, 336
 TICKS_PER_PICTURE = 90_000 // FRAME_RATE  # of RTP's clock for video
+MANY_LATE = 0.02 * PATIENCE_MS / UNIT_MS
 STOPPED = "/one two three((?! ten).)*okay i will stop/"
 WATCH_PICTURES = """() => {
     const agent = document.querySelector("#agent");
@@ -58,9 +61,6 @@ async def served(pipeline: StreamerPipeline, flags: list[str]):
 
 def devices(folder: Path, scene: str) -> list[str]:
     """The flags that make Chromium see and hear the user of a scenario, again and again."""
-    from fake_devices import write_devices
-    from make_demo_recording import synthetic_user
-
     frames, sound, _ = synthetic_user([scene])
     video = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
     return write_devices(split_units(torch.from_numpy(sound).T.float().contiguous(), video), folder)
@@ -139,7 +139,7 @@ def test_talk_type_refuse_reload_and_hang_up(pipeline, tmp_path):
 def test_the_agent_stops_when_interrupted_and_its_pictures_play_at_25_per_second(pipeline, tmp_path):
     """The user asks it to count to ten and says "stop" before it is done, over and over; it must stop once in time.
 
-    A machine on which the model cannot keep up makes it deaf now and then, which says nothing about interruptions.
+    A machine that is too slow loses what the user says, which says nothing about interruptions.
     """
 
     async def talk():
@@ -151,9 +151,11 @@ def test_the_agent_stops_when_interrupted_and_its_pictures_play_at_25_per_second
             try:
                 await eventually(page, f"{STOPPED}.test(document.querySelector('#words').textContent)")
             except TimeoutError:
-                if deaf := server.metrics.registry.get_sample_value("wan_streamer_dropped_inputs_total"):
-                    pytest.skip(f"this machine is too slow or too busy now: {deaf:.0f} units of the user were dropped")
-                raise
+                count = server.metrics.registry.get_sample_value
+                deaf, late = (count(f"wan_streamer_{name}_total") for name in ("dropped_inputs", "missed_deadlines"))
+                if deaf or late > MANY_LATE:
+                    pytest.skip(f"this machine is too slow or too busy now: {deaf:.0f} units dropped, {late:.0f} late")
+                raise AssertionError(f"it never stopped, but said: {await page.inner_text('#words')}") from None
             shown = await page.evaluate("window.shown")
             await eventually(page, "document.querySelector('#state').dataset.state === 'listen'")
         assert errors == []

@@ -11,6 +11,7 @@ from live_server import client, live_server, unit_from, until
 from lossy_line import LossyLine, Sent
 from streamer_pipeline import FRAME_RATE
 
+pytestmark = pytest.mark.alone
 OPUS, VP8 = 96, 97  # as aiortc numbers them; what is sent again has another number
 SOUND_PACKET = 0.02  # seconds
 CLOCK_RATES = {OPUS: 48_000, VP8: 90_000}  # of RTP's clocks

@@ -6,7 +6,7 @@ import json
 import os
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,9 @@ class CheckedLoading:
     diffusers loads the folder of another class silently, and both libraries keep random weights where a file has none.
     """
 
+    saved_as: ClassVar[str | None] = None
+    """The class that a folder's config names, where it is not this one."""
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
         """As the base class's, for a local folder or a hub id.
@@ -35,13 +38,18 @@ class CheckedLoading:
         """
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         if Path(pretrained_model_name_or_path).is_dir():
-            check_folder_holds(folder, cls.__name__)
+            check_folder_holds(folder, cls.saved_as or cls.__name__)
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported below, all at once
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         _check_weights_fit(info, f"the weights in {folder} do not fit {cls.__name__} with the config.json beside them")
         _own_memory(model)
         return (model, info) if wants_info else model
+
+    def register_to_config(self, **fields: Any) -> None:
+        """As diffusers' `ConfigMixin`, without the path that weights came from: it is nobody's business elsewhere."""
+        fields.pop("_name_or_path", None)
+        super().register_to_config(**fields)
 
     def push_to_hub(
         self,

@@ -13,11 +13,8 @@ Sources: Wan (arXiv 2503.20314, section 4.1: 3-D causal VAE, feature cache); dif
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -26,7 +23,7 @@ from torch import Tensor, nn
 
 from .distributions import DiagonalGaussian
 from .latents import LatentNorm
-from .loading import _check_weights_fit, _own_memory, check_folder_holds
+from .loading import CheckedLoading
 from .streaming import State, StreamingModule, substates
 from .wan_layers import (
     Downsample,
@@ -204,7 +201,7 @@ class WanLatentNorm(LatentNorm):
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
 
-class WanVideoVAE(ModelMixin, StreamingModule, ConfigMixin):
+class WanVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
     """Wan's VAE for a live stream: video (B, 3, T, H, W) in [-1, 1] <-> latents (B, C, T / 4, H / s, W / s).
 
     The contract is `CausalVideoVAE`'s. H and W are multiples of `spatial_stride` (8 for Wan 2.1, 16 for 2.2), T of 4.
@@ -214,6 +211,8 @@ class WanVideoVAE(ModelMixin, StreamingModule, ConfigMixin):
     diffusers codes the clip `[frame, unit 0, unit 1, ...]`. State None (or zeros) begins without: legal, one law for
     all streams, but a past of zeros in place of a first frame is not what the weights were trained on.
 
+    `from_pretrained` takes a folder or hub id that `AutoencoderKLWan.save_pretrained` or ours wrote.
+
     The arguments are the fields of `AutoencoderKLWan`'s config.json. `dropout` and the `scale_factor`s are kept for the
     folder and have no effect: no dropout is applied, and the strides follow from `dim_mult` and `patch_size`.
 
@@ -221,6 +220,8 @@ class WanVideoVAE(ModelMixin, StreamingModule, ConfigMixin):
         ValueError: the config does not give 4 frames per latent, asks for attention at other scales than the lowest, or
             has statistics for another number of channels.
     """
+
+    saved_as = DIFFUSERS_CLASS
 
     @register_to_config
     def __init__(
@@ -261,23 +262,6 @@ class WanVideoVAE(ModelMixin, StreamingModule, ConfigMixin):
         self.decoder = WanDecoder(self.config)
         self.latent_norm = WanLatentNorm(latents_mean, latents_std)
         self.stride = self.upsample = FRAMES_PER_LATENT
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> WanVideoVAE:
-        """Load the folder or hub id that `AutoencoderKLWan.save_pretrained` (or ours) wrote; options as diffusers'.
-
-        Raises:
-            ValueError: the folder holds another class, lacks its config, or its weights are damaged or do not fit.
-        """
-        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-        if Path(pretrained_model_name_or_path).is_dir():
-            check_folder_holds(folder, DIFFUSERS_CLASS)
-        wants_info = kwargs.pop("output_loading_info", False)
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported below, all at once
-        vae, info = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        _check_weights_fit(info, f"the weights in {folder} do not fit the config.json beside them")
-        _own_memory(vae)
-        return (vae, info) if wants_info else vae
 
     @classmethod
     def from_diffusers(cls, autoencoder: ModelMixin) -> WanVideoVAE:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -48,6 +50,12 @@ class StreamerTokenizer(PreTrainedTokenizerFast):
             eos_token=tokenizer.eos_token,
             additional_special_tokens=[*silent, *STATES],
         )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> tuple[str, ...]:
+        """As the base class's, without how this tokenizer was loaded, which is not a property of it."""
+        for name in ("is_local", "local_files_only"):
+            self.init_kwargs.pop(name, None)
+        return super().save_pretrained(save_directory, **kwargs)
 
     @property
     def state_ids(self) -> dict[str, int]:

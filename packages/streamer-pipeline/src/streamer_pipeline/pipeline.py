@@ -64,6 +64,7 @@ class StreamerPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "audio_encoder->video_encoder->streamer->audio_decoder->video_decoder"
     _optional_components = ["audio_vae", "video_vae", "audio_decoder", "video_decoder"]
+    _loaded_from: Path | None = None
 
     def __init__(
         self,
@@ -329,10 +330,10 @@ class StreamerPipeline(DiffusionPipeline):
             score, certificates: for the latter.
             upload: variant, commit_message, private, token, create_pr, revision.
         """
-        beside = Path(self.config.get("_name_or_path") or "") / "README.md"
 
         def default_card() -> ModelCard | str:
-            if score is None and certificates is None and beside.is_file() and beside.parent != Path():
+            beside = self._loaded_from and self._loaded_from / "README.md"
+            if score is None and certificates is None and beside and beside.is_file():
                 return beside.read_text(encoding="utf-8")
             return pipeline_card(self, score, certificates)
 
@@ -374,7 +375,12 @@ class StreamerPipeline(DiffusionPipeline):
         return parts
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """Short, stable names in the index: `["causal_vae", "CausalVideoVAE"]`, wherever in its package a class is."""
+        """Short, stable names in the index: `["causal_vae", "CausalVideoVAE"]`, wherever in its package a class is.
+
+        Where the pipeline was loaded from is kept, but not in the index: it is nobody's business elsewhere.
+        """
+        if origin := kwargs.pop("_name_or_path", None):
+            self._loaded_from = Path(origin)
         for name, value in kwargs.items():
             if isinstance(value, tuple) and len(value) == 2 and value[0] and "." in value[0]:
                 package = sys.modules[value[0].partition(".")[0]]

@@ -74,8 +74,8 @@ class DuplexTraining(lightning.LightningModule):
         num_copies: noisy copies of each response per clean sequence; they share the history and so come cheap.
         history_noise: largest standard deviation of noise on the clean history, drawn per unit: at serving the history
             is the model's own, never quite the data.
-        history_dropout: share of sequences in which the history of the sound, and apart from it of the picture, is noise
-            alone (as in history guidance, Song et al. 2025): a unit must then follow its words and the prompt.
+        history_dropout: share of sequences in which the history of the sound, and apart from it of the picture, is
+            noise alone (as in history guidance, Song et al. 2025): a unit must then follow its words and the prompt.
         sound_given: share of copies whose sound is clean while the picture is noisy: the face learns to follow it.
         language_dropout: share of sequences that hide the agent's words and states, so that guidance (Ho & Salimans
             2022) has a model without them.
