@@ -4,6 +4,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (pipelines
 
 from .attention import SlidingAttention
 from .audio_vae import AudioDecoder, CausalAudioVAE, CausalConvNeXt
+from .cards import BringsCard
 from .certificate import Certificate, certify
 from .distributions import DiagonalGaussian
 from .layers import CausalConv1d, CausalConv3d, CausalConvTranspose1d
@@ -31,6 +32,7 @@ from .wan_video_vae import WanVideoVAE
 __version__ = "0.1.0"
 __all__ = [
     "AudioDecoder",
+    "BringsCard",
     "CausalAudioVAE",
     "CausalConv1d",
     "CausalConv3d",

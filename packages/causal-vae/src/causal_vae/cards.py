@@ -18,8 +18,28 @@ LICENSE = "apache-2.0"
 _UNTOLD = ("transformers_version", "dtype", "architectures", "model_type")
 
 
-def part_card(part: nn.Module, certificate: Certificate | None = None, license: str = LICENSE) -> ModelCard:
-    """The card of one part: what it is, its configuration, its certificate.
+class BringsCard:
+    """Mixin before a class of diffusers or transformers: what is pushed to the Hub has a card."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        card: ModelCard | str | None = None,
+        certificate: Certificate | None = None,
+        **upload: Any,
+    ) -> str:
+        """Upload files and a card in one commit; returns its address.
+
+        Args:
+            card: the repository's card from now on; None keeps the one that is there, or writes that of `part_card`.
+            certificate: of `certify`, for the latter.
+            upload: variant, commit_message, private, token, create_pr, revision.
+        """
+        return push_folder(self, repo_id, card, lambda: part_card(self, certificate), **upload)
+
+
+def part_card(part: Any, certificate: Certificate | None = None, license: str = LICENSE) -> ModelCard:
+    """The card of one part, a model, scheduler or tokenizer: what it is, its configuration, a model's certificate.
 
     Args:
         certificate: of `certify`; without it the card says how to get one.
@@ -27,18 +47,27 @@ def part_card(part: nn.Module, certificate: Certificate | None = None, license: 
     """
     package, name = type(part).__module__.partition(".")[0], type(part).__name__
     meaning = (type(part).__doc__ or "").strip().partition("\n")[0]
-    told = part.config.to_dict() if hasattr(part.config, "to_dict") else part.config
-    fields = [(key, json.dumps(value)) for key, value in told.items() if not key.startswith("_") and key not in _UNTOLD]
-    lines = [
+    fields = [(key, json.dumps(value)) for key, value in _configuration(part).items()]
+    is_model = isinstance(part, nn.Module)
+    size = f", {sum(p.numel() for p in part.parameters()):,} parameters" if is_model else ""
+    sections = [
         f"# {name}",
         meaning,
-        f"A part of open Wan-Streamer, {sum(p.numel() for p in part.parameters()):,} parameters.",
+        f"A part of open Wan-Streamer{size}.",
         f"```python\nfrom {package} import {name}\n\npart = {name}.from_pretrained(folder_or_hub_id)\n```",
         "## Configuration\n\n" + markdown_table(("field", "value"), fields),
-        "## Certificate\n\n" + certificate_text(certificate),
-        f"## Licence\n\nWeights: {license}.",
+        *(["## Certificate\n\n" + certificate_text(certificate)] if is_model else []),
+        f"## Licence\n\n{license}",
     ]
-    return make_card("\n\n".join(lines), license, ["streaming", "causal"], package)
+    return make_card("\n\n".join(sections), license, ["streaming", "causal"], package)
+
+
+def _configuration(part: Any) -> dict[str, Any]:
+    config = getattr(part, "config", None)
+    if config is None:  # a tokenizer
+        return {"vocab_size": len(part), "special_tokens": part.all_special_tokens}
+    told = config.to_dict() if hasattr(config, "to_dict") else config
+    return {key: value for key, value in told.items() if not key.startswith("_") and key not in _UNTOLD}
 
 
 def certificate_text(certificate: Certificate | None) -> str:

@@ -6,21 +6,16 @@ import json
 import os
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .cards import part_card, push_folder
-
-if TYPE_CHECKING:
-    from huggingface_hub import ModelCard
-
-    from .certificate import Certificate
+from .cards import BringsCard
 
 
-class CheckedLoading:
+class CheckedLoading(BringsCard):
     """Mixin before diffusers' `ModelMixin` or transformers' `PreTrainedModel`: clear errors, and a card.
 
     diffusers loads the folder of another class silently, and both libraries keep random weights where a file has none.
@@ -50,22 +45,6 @@ class CheckedLoading:
         """As diffusers' `ConfigMixin`, without the path that weights came from: it is nobody's business elsewhere."""
         fields.pop("_name_or_path", None)
         super().register_to_config(**fields)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        card: ModelCard | str | None = None,
-        certificate: Certificate | None = None,
-        **upload: Any,
-    ) -> str:
-        """Upload weights, config and a card in one commit; returns its address.
-
-        Args:
-            card: the repository's card from now on; None keeps the one that is there, or writes that of `part_card`.
-            certificate: of `certify`, for the latter.
-            upload: variant, commit_message, private, token, create_pr, revision.
-        """
-        return push_folder(self, repo_id, card, lambda: part_card(self, certificate), **upload)
 
 
 def _check_weights_fit(info: dict[str, Any], problem: str) -> None:

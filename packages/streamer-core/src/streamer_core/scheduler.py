@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+from causal_vae import BringsCard
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  (pipelines look the base class up here)
@@ -21,7 +22,7 @@ def _expand(sigma: Tensor, like: Tensor) -> Tensor:
     return sigma.view(*sigma.shape, *[1] * (like.dim() - sigma.dim()))
 
 
-class FlowMatchScheduler(FlowMatchEulerDiscreteScheduler):
+class FlowMatchScheduler(BringsCard, FlowMatchEulerDiscreteScheduler):
     """diffusers' flow-match Euler scheduler plus pure functions for joint denoising.
 
     `noise_levels`, `add_noise`, `velocity_target`, `euler_step` and `solve` touch no attribute that changes; the
@@ -66,7 +67,7 @@ class FlowMatchScheduler(FlowMatchEulerDiscreteScheduler):
         return latents
 
 
-class UniPCFlowScheduler(UniPCMultistepScheduler):
+class UniPCFlowScheduler(BringsCard, UniPCMultistepScheduler):
     """diffusers' UniPC multistep solver (Zhao et al. 2023) behind `solve`: more accurate than Euler at equal passes.
 
     UniPC counts its own steps, so every solve runs on a fresh copy; both modalities go through it as one tensor,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from causal_vae import BringsCard
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -13,7 +14,7 @@ PAD = "<|pad|>"
 STATES = ("<|listen|>", "<|speak|>")
 
 
-class StreamerTokenizer(PreTrainedTokenizerFast):
+class StreamerTokenizer(BringsCard, PreTrainedTokenizerFast):
     """A fast tokenizer whose pad token means "nothing said here" and whose state tokens fill the state slot.
 
     Any fast tokenizer works below it; `train` makes a small byte-level BPE in which each frequent word, with its
