@@ -1,16 +1,14 @@
-"""Does the agent keep to the world of its prompt, and does its body follow its own text? A table and `worlds.json`.
+"""Does the agent keep to the world of its prompt, and does its body follow its own text? Rows of a score card.
 
     python examples/score_worlds.py --checkpoint runs/worlds_run/pipeline
 
 Closed loop, on users of the test split. Every pair of face and voice talks to the same users; directives are typed to
 silent users' agents. Judges read pixels and sound only, beside the recordings through the VAEs (what no agent can
-better) and sessions that are told nothing.
+better) and sessions that are told nothing. Writes `score.json`, which `wan-streamer compare` lays beside others.
 """
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -27,8 +25,9 @@ from duplex_world.personas import PERSONAS
 from duplex_world.render import render_frames
 from duplex_world.tensors import to_video
 from rich.console import Console
-from rich.table import Table
 from streamer_pipeline import AgentUnit, PreparedWorld, StreamerPipeline, UserUnit, split_units, step_sessions
+from streamer_pipeline.evaluation.report import tables, write_json
+from streamer_pipeline.evaluation.scorecard import Card, Scores
 from streamer_pipeline.evaluation.statistics import Score, quantile, rate
 from torch import Tensor
 from worlds import agent_clip, world_of
@@ -132,9 +131,9 @@ def on_the_wall_clock(units: list[AgentUnit], delay: int) -> tuple[Tensor, np.nd
 
 def adherence(
     pipeline: StreamerPipeline, worlds: Worlds, judge: Judge, says: AgentVoice, num_users: int
-) -> dict[str, Score]:
-    """Face, voice and words of every combination, with the same users."""
-    faces, voices, right = [], [], []
+) -> dict[str, Scores]:
+    """Face, voice and words of every combination, with the same users: the agent, and recordings through the VAEs."""
+    faces, voices, right, recorded = [], [], [], []
     for index in range(num_users):
         dyad = build_dyad(FIRST_SEED + index, ASKED[index % len(ASKED)], says)
         for (face, voice), units in zip(worlds, converse(pipeline, dyad, list(worlds.values())), strict=True):
@@ -143,7 +142,18 @@ def adherence(
             voices.append(judge.voice(audio, dyad.agent_audio) == voice)
             said = "".join(words).replace("(nods)", "").replace("(waves)", "").split()
             right.append(said == dyad.agent_segments[0].text.split())
-    return {"face of the prompt": rate(faces), "voice of the prompt": rate(voices), "right words": rate(right)}
+        recorded += [judge.voice(rendered_voice(pipeline, dyad, name), dyad.agent_audio) == name for name in PERSONAS]
+    agent = {"worlds.face": rate(faces), "worlds.voice": rate(voices), "worlds.words": rate(right)}
+    return {"agent": agent, "recordings": {"worlds.voice": rate(recorded)}}
+
+
+@torch.inference_mode()
+def rendered_voice(pipeline: StreamerPipeline, dyad: Dyad, persona: str) -> np.ndarray:
+    """What the recorded agent says (N,), in a persona's voice, through the latents."""
+    audio = torch.from_numpy(PERSONAS[persona].voice(dyad.agent_audio))[None, None]
+    latents = pipeline.audio_vae.encode(audio)[0].mean
+    render = pipeline.audio_decoder or pipeline.audio_vae.decode
+    return render(latents)[0][0, 0].numpy()
 
 
 def following(
@@ -164,14 +174,14 @@ def following(
 
 def directives(
     pipeline: StreamerPipeline, worlds: Worlds, judge: Judge, says: AgentVoice, num_dyads: int
-) -> dict[str, dict[str, Score]]:
+) -> dict[str, Scores]:
     """What comes of typed directives: told agents, the same agents untold, and recordings through the VAE."""
     chosen = {("ada", "ada"): worlds["ada", "ada"], ("ben", "ben"): worlds["ben", "ben"]}
-    results: dict[str, list] = {"told": [], "untold": [], "recordings": []}
+    results: dict[str, list] = {"agent": [], "told nothing": [], "recordings": []}
     for index in range(num_dyads):
         dyad = build_dyad(FIRST_SEED + 1000 + index, "directed", says)
-        for name in ("told", "untold"):
-            talks = converse(pipeline, dyad, list(chosen.values()), is_told=name == "told")
+        for name in ("agent", "told nothing"):
+            talks = converse(pipeline, dyad, list(chosen.values()), is_told=name == "agent")
             for (face, _), units in zip(chosen, talks, strict=True):
                 video, _, words = on_the_wall_clock(units, pipeline.streamer.config.response_delay)
                 results[name] += following(judge, dyad, face, video, words)
@@ -186,13 +196,13 @@ def directives(
     return {name: directive_scores(found) for name, found in results.items()}
 
 
-def directive_scores(found: list[tuple[str, bool, bool, float | None]]) -> dict[str, Score]:
+def directive_scores(found: list[tuple[str, bool, bool, float | None]]) -> Scores:
     onsets = [onset for *_, onset in found if onset is not None]
     return {
-        "directive in its text": rate([said for _, said, _, _ in found]),
-        "waves seen": rate([done for name, _, done, _ in found if name == "waves"]),
-        "nods seen": rate([done for name, _, done, _ in found if name == "nods"]),
-        "onset, ms after typing": quantile(onsets, 0.5) if onsets else Score(None),
+        "directives.text": rate([said for _, said, _, _ in found]),
+        "directives.waves": rate([done for name, _, done, _ in found if name == "waves"]),
+        "directives.nods": rate([done for name, _, done, _ in found if name == "nods"]),
+        "directives.onset": quantile(onsets, 0.5) if onsets else Score(None),
     }
 
 
@@ -206,19 +216,11 @@ def milliseconds(task: Callable[[], object], times: int = 5) -> Score:
     return quantile(durations, 0.5)
 
 
-def shown(score: Score, is_rate: bool) -> str:
-    if score.value is None:
-        return ""
-    if not is_rate:
-        return f"{score.value:.0f} ({score.low:.0f}-{score.high:.0f})"
-    return f"{100 * score.value:.0f} % ({100 * score.low:.0f}-{100 * score.high:.0f}, n {score.n})"
-
-
 def main(
     checkpoint: Annotated[Path, typer.Option(help="pipeline of train_worlds.py")] = Path("runs/worlds_run/pipeline"),
     num_users: Annotated[int, typer.Option(help="users that every face and voice talks to")] = 8,
     num_directed: Annotated[int, typer.Option(help="dyads with two directives each")] = 10,
-    out: Annotated[Path, typer.Option(help="folder for worlds.json")] = Path("runs/score_worlds"),
+    out: Annotated[Path, typer.Option(help="folder for score.json")] = Path("runs/score_worlds"),
     num_threads: int = 1,
 ) -> None:
     torch.set_num_threads(num_threads)
@@ -228,21 +230,17 @@ def main(
     asked = {pair: world_of(*pair, sample, seed=1) for pair in product(PERSONAS, PERSONAS)}
     worlds = {pair: pipeline.prepare_world(world) for pair, world in asked.items()}
     whole, prepared = asked["ada", "ben"], worlds["ada", "ben"]
-    card = {
-        "agent": adherence(pipeline, worlds, judge, says, num_users),
-        "prompt": {
-            "prefill of the world, ms": milliseconds(lambda: pipeline.prepare_world(whole)),
-            "session of a prepared one, ms": milliseconds(lambda: pipeline.open_session(prompt=prepared)),
-        },
-    } | directives(pipeline, worlds, judge, says, num_directed)
-    table = Table("what", "value (95 %)", title=f"worlds, {checkpoint}")
-    for group, scores in card.items():
-        for name, score in scores.items():
-            table.add_row(f"{group}: {name}", shown(score, is_rate="ms" not in name))
-    console.print(table)
+    columns = adherence(pipeline, worlds, judge, says, num_users)
+    for name, scores in directives(pipeline, worlds, judge, says, num_directed).items():
+        columns[name] = columns.get(name, {}) | scores
+    columns["agent"] |= {
+        "prompt.prefill": milliseconds(lambda: pipeline.prepare_world(whole)),
+        "prompt.session": milliseconds(lambda: pipeline.open_session(prompt=prepared)),
+    }
+    card = Card(columns, run={"checkpoint": str(checkpoint), "users": num_users, "directed": num_directed})
+    console.print(*tables(card))
     out.mkdir(parents=True, exist_ok=True)
-    written = {group: {name: asdict(score) for name, score in scores.items()} for group, scores in card.items()}
-    (out / "worlds.json").write_text(json.dumps(written, indent=1))
+    write_json(card, out / "score.json")
 
 
 if __name__ == "__main__":

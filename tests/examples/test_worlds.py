@@ -1,7 +1,5 @@
 """Worlds: behaviour is written where it begins, and a window's prompt shows the face and voice that follow."""
 
-import json
-
 import numpy as np
 import prepare_worlds
 import pytest
@@ -15,6 +13,7 @@ from duplex_world.dyad import build_dyad
 from duplex_world.personas import PERSONAS
 from prepare_dyads import build_tokenizer
 from streamer_core import StreamerTokenizer
+from streamer_pipeline.evaluation.report import read_json
 from train_streamer import new_parts
 from worlds import WorldConversations, agent_clip, with_behaviors
 
@@ -146,6 +145,6 @@ def test_worlds_are_trained_and_scored(data, tmp_path):
         num_inference_steps=1,
     )
     score_worlds.main(tmp_path / "run/pipeline", num_users=1, num_directed=1, out=tmp_path / "score")
-    card = json.loads((tmp_path / "score/worlds.json").read_text())
-    assert card["recordings"]["directive in its text"]["value"] == 1
-    assert card["agent"]["face of the prompt"]["n"] == 4
+    card = read_json(tmp_path / "score/score.json")
+    assert card.value("directives.text", "recordings") == 1
+    assert card.columns["agent"]["worlds.face"].n == 4
