@@ -109,6 +109,7 @@ def main(
     max_steps: Annotated[int | None, typer.Option(help="instead of the stage's")] = None,
     batch_size: Annotated[int | None, typer.Option(help="rows of a media batch, instead of the size's")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="instead of the stage's")] = None,
+    history_dropout: Annotated[float, typer.Option(help="share of sequences that hide what was said and shown")] = 0.0,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 250,
     start_from: Annotated[Path | None, typer.Option(help="an earlier run whose weights to start from")] = None,
     audio_encoder: Annotated[Path | None, typer.Option(help="ears to start with, of train_senses.py")] = None,
@@ -146,6 +147,7 @@ def main(
         learning_rate or settings["learning_rate"],
         max_steps,
         audio_weight=AUDIO_WEIGHT,
+        history_dropout=history_dropout,
         validation_names=tuple(mixture.tasks),
     )
     if stage == 3:
