@@ -205,8 +205,11 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     summary = asyncio.run(run(checkpoint, runs, max_seconds, out))
     (out / "live.json").write_text(json.dumps(summary, indent=2))
-    table = Table(*summary, title="From the end of the question to the first sound of the answer, in the browser")
-    table.add_row(*(f"{value:.0f}" for value in summary.values()))
+    table = Table(
+        "what", "ms or number", title="From the end of the question to the first sound of the answer, in the browser"
+    )
+    for name, value in summary.items():
+        table.add_row(name, f"{value:.0f}")
     Console().print(table)
 
 
