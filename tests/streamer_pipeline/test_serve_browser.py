@@ -17,7 +17,7 @@ from fake_devices import write_devices
 from live_server import live_server, until
 from make_demo_recording import synthetic_user
 from playwright.async_api import Browser, Page, async_playwright
-from streamer_pipeline import FRAME_RATE, UNIT_MS, StreamerPipeline, split_units
+from streamer_pipeline import FRAME_RATE, StreamerPipeline, split_units
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -29,7 +29,6 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 SCREENSHOTS = os.environ.get("WAN_STREAMER_SCREENSHOTS")  # a folder to look at
 HEIGHT, WIDTH = 192, 336
 TICKS_PER_PICTURE = 90_000 // FRAME_RATE  # of RTP's clock for video
-MANY_LATE = 0.02 * PATIENCE_MS / UNIT_MS
 STOPPED = "/one two three((?! ten).)*okay i will stop/"
 WATCH_PICTURES = """() => {
     const agent = document.querySelector("#agent");
@@ -153,7 +152,7 @@ def test_the_agent_stops_when_interrupted_and_its_pictures_play_at_25_per_second
             except TimeoutError:
                 count = server.metrics.registry.get_sample_value
                 deaf, late = (count(f"wan_streamer_{name}_total") for name in ("dropped_inputs", "missed_deadlines"))
-                if deaf or late > MANY_LATE:
+                if deaf or late:
                     pytest.skip(f"this machine is too slow or too busy now: {deaf:.0f} units dropped, {late:.0f} late")
                 raise AssertionError(f"it never stopped, but said: {await page.inner_text('#words')}") from None
             shown = await page.evaluate("window.shown")
