@@ -16,8 +16,7 @@ setup: $(VENV)/.ready ## the venv with all four packages, editable
 
 $(VENV)/.ready: requirements-dev.txt $(addsuffix /pyproject.toml,$(PACKAGES))
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check hatchling editables
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -r requirements-dev.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
 setup-world: setup $(VENV)/.world ## what the duplex world needs besides: espeak-ng and recorded prompts from Debian
@@ -57,7 +56,7 @@ lint: setup ## ruff: lint and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 wheels: setup ## build the four wheels into dist/
-	rm -rf dist && $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist $(PACKAGES)
+	rm -rf dist && $(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist $(PACKAGES)
 
 check-wheels: wheels ## install the wheels into a venv that does not know this repo, and talk
 	examples/check_wheels.sh $(PYTHON)

@@ -16,7 +16,7 @@ from causal_vae.losses import VideoReconstructionLoss
 from causal_vae.training import VAETraining, build_trainer, export_vae, resume_point
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import build_dyad
-from duplex_world.face import face_box, mouth_box
+from duplex_world.face import eye_boxes, face_box, mouth_box
 from duplex_world.render import render_frames
 from duplex_world.shapes import Tracks
 from duplex_world.tensors import to_video
@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 FRAMES_PER_UNIT = 4
-MOUTH_WEIGHT = 24.0
+MOUTH_WEIGHT, EYE_WEIGHT = 24.0, 12.0
+MOTION_WEIGHT = 0.4  # a still face that shimmers is seen sooner than one that is a little wrong
 PRESETS = {
     "smoke": {"max_steps": 2, "batch_size": 2, "model": {"latent_width": 16, "cell_channels": 16, "fine_channels": 8}},
     "tiny": {"max_steps": 6000, "batch_size": 2, "model": {}},
@@ -34,25 +35,31 @@ PRESETS = {
 
 
 def emphasis(mouth: float = MOUTH_WEIGHT, height: int = 192, width: int = 336) -> Tensor:
-    """(H, W) loss weight of mean one: the face counts more than the wall, the mouth more than the face."""
+    """(H, W) loss weight of mean one: the face counts more than the wall, mouth and eyes more than the face."""
     weight = torch.ones(height, width)
-    for (top, left, bottom, right), extra in ((face_box(), 2.0), (mouth_box(), mouth)):
+    for (top, left, bottom, right), extra in (
+        (face_box(), 2.0),
+        (mouth_box(), mouth),
+        *((box, EYE_WEIGHT) for box in eye_boxes()),
+    ):
         weight[top:bottom, left:right] += extra
     return weight / weight.mean()
 
 
 def activity(motion: Tracks, random: np.random.Generator) -> np.ndarray:
-    """(num_frames,) bool: where somebody speaks, or nods, or raises a hand; chance says which of them counts."""
+    """(num_frames,) bool: where somebody speaks, nods, raises a hand or blinks; chance says which of them counts."""
     kind = random.random()
-    if kind < 0.5:
+    if kind < 0.45:
         return motion["mouth_open"] > 0.05
-    return np.abs(np.gradient(motion["pitch"])) > 0.01 if kind < 0.8 else motion["hand"] > 0.1
+    if kind < 0.65:
+        return np.abs(np.gradient(motion["pitch"])) > 0.01
+    return motion["hand"] > 0.1 if kind < 0.8 else motion["blink"] > 0.5
 
 
 class TalkingHeads(IterableDataset):
     """Endless clips (3, num_units * 4, 192, 336), in [-1, 1]; a share of them shows the agent, the rest users.
 
-    Clips where somebody speaks, nods or raises a hand are preferred: all are rarer and harder than a still face. Clips
+    Clips where somebody speaks, nods, raises a hand or blinks are preferred: all are rarer and harder than a still face. Clips
     last four units, because a decoder that has only ever followed a stream's first unit fails on its third.
     """
 
@@ -120,7 +127,7 @@ def main(
         first = iter(clips)
         vae.init_from_data(torch.cat([next(first) for _ in range(100 // settings["batch_size"])]))
     vae.encoder.requires_grad_(not decoder_only)
-    loss = VideoReconstructionLoss(emphasis(mouth))
+    loss = VideoReconstructionLoss(emphasis(mouth), motion=MOTION_WEIGHT)
     training = VAETraining(vae, loss, kl_weight=2e-6, learning_rate=learning_rate, max_steps=max_steps)
     unseen = iter(TalkingHeads(agent_share, first_seed=1_000_000))
     held_out = [next(unseen) for _ in range(8)]

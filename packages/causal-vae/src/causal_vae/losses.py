@@ -46,12 +46,13 @@ class VideoReconstructionLoss(nn.Module):
 
     Args:
         weight: (H, W) emphasis, mean about one (faces and mouths are few pixels), or None.
-        sharpness: weight of the absolute terms.
+        sharpness: weight of the absolute terms of each frame.
+        motion: weight of the absolute error of the change from frame to frame.
     """
 
-    def __init__(self, weight: Tensor | None = None, sharpness: float = 0.1) -> None:
+    def __init__(self, weight: Tensor | None = None, sharpness: float = 0.1, motion: float = 0.1) -> None:
         super().__init__()
-        self.sharpness = sharpness
+        self.sharpness, self.motion = sharpness, motion
         self.register_buffer("weight", torch.ones(()) if weight is None else weight, persistent=False)
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -62,5 +63,5 @@ class VideoReconstructionLoss(nn.Module):
             "square": 10 * (error * weighted).mean(),
             "l1": self.sharpness * weighted.abs().mean(),
             "edge": self.sharpness * (weighted.diff(dim=3).abs().mean() + weighted.diff(dim=4).abs().mean()),
-            "motion": self.sharpness * (motion * self.weight).abs().mean(),
+            "motion": self.motion * (motion * self.weight).abs().mean(),
         }
