@@ -25,9 +25,10 @@ $(VENV)/.world:
 	@examples/install_debian_packages.sh espeak-ng asterisk-core-sounds-en asterisk-core-sounds-en-g722
 	@touch $@
 
-setup-browser: ## Debian's Chromium for the tests of the page, which are skipped without it
-	@command -v chromium >/dev/null || examples/install_debian_packages.sh chromium || \
-	    echo "without chromium the tests of the page in a browser are skipped" >&2
+setup-browser: ## Debian's Chromium and Firefox for the tests of the page, which are skipped without them
+	@(command -v chromium && command -v firefox-esr) >/dev/null || \
+	    examples/install_debian_packages.sh chromium firefox-esr || \
+	    echo "without chromium and firefox-esr the tests of the page in a browser are skipped" >&2
 
 demo: setup-world ## a person asks and shows, the bundled agent answers; then a real recording; writes demo/
 	$(BIN)/python examples/make_demo_recording.py demo

@@ -36,6 +36,8 @@ PER_UNIT = {
     "video_latents": 1,
 }
 MAX_LEAD_IN = 12
+CLEANED_SHARE = 0.4  # of windows whose microphone suppresses noise, as browsers' do
+_HOP = 240
 SLIDES_SHARE = 0.75
 
 
@@ -108,13 +110,28 @@ def draw(dyads: Dyads) -> dict[str, Tensor]:
 
 
 def vary_microphone(audio: Tensor) -> Tensor:
-    """Another microphone and level for (N,) in [-1, 1]: random gain, a smooth random equaliser, some noise."""
+    """Another microphone and level for (N,) in [-1, 1]: random gain, a smooth random equaliser, some noise, which some
+    suppress."""
     spectrum = torch.fft.rfft(audio)
     curve = torch.nn.functional.interpolate(torch.randn(1, 1, 10) * 4, len(spectrum), mode="linear")[0, 0]  # dB
     wave = torch.fft.irfft(
-        spectrum * torch.exp(curve * (math.log(10) / 20) + torch.empty(()).uniform_(-0.9, 0.45)), len(audio)
+        spectrum * torch.exp(curve * (math.log(10) / 20) + torch.empty(()).uniform_(-0.9, 0.7)), len(audio)
     )
-    return wave.add_(torch.randn(len(audio)), alpha=10 ** float(torch.empty(()).uniform_(-4, -2.3))).clamp_(-1, 1)
+    wave.add_(torch.randn(len(audio)), alpha=10 ** float(torch.empty(()).uniform_(-4, -2.3)))
+    if torch.rand(()) < CLEANED_SHARE:
+        wave = suppress_noise(wave)
+    return wave.clamp_(-1, 1)
+
+
+def suppress_noise(audio: Tensor) -> Tensor:
+    """What a browser's noise suppression leaves of (N,), N a multiple of 240: speech, with its quiet parts and the
+    pauses between words pressed down to near nothing."""
+    power = audio.view(-1, _HOP).square().mean(1)
+    peak, floor = torch.quantile(power, 0.98), torch.quantile(power, 0.2)
+    threshold = torch.maximum(8 * floor, peak * 10 ** float(torch.empty(()).uniform_(-3.5, -2)))
+    gain = (power / threshold).clamp(min=1e-4, max=1.0)
+    gain = torch.nn.functional.avg_pool1d(gain[None], 3, 1, 1)[0]
+    return audio * torch.nn.functional.interpolate(gain[None, None], len(audio), mode="linear")[0, 0]
 
 
 def vary_camera(frames: Tensor) -> Tensor:

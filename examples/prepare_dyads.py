@@ -32,7 +32,12 @@ from torch import Tensor
 PER_FILE = 50
 TEXT_SLOTS = 2
 # What has many answers, or is easily mistaken for something else, comes more often.
-MIX = " ".join([*SCENARIOS, "color object object fingers smile did plus plus plus recall recall myname pause interrupt backchannel"])
+MIX = " ".join(
+    [
+        *SCENARIOS,
+        "color object object fingers smile did plus plus plus recall recall myname pause interrupt backchannel",
+    ]
+)
 LOOK_SIZE = (64, 112)  # what the video encoder looks at, once per unit
 LOOKS = slice(UNIT_FRAMES - 1, None, UNIT_FRAMES)
 PHOTOGRAPH_SHARE = 0.25

@@ -59,8 +59,8 @@ def activity(motion: Tracks, random: np.random.Generator) -> np.ndarray:
 class TalkingHeads(IterableDataset):
     """Endless clips (3, num_units * 4, 192, 336), in [-1, 1]; a share of them shows the agent, the rest users.
 
-    Clips where somebody speaks, nods, raises a hand or blinks are preferred: all are rarer and harder than a still face. Clips
-    last four units, because a decoder that has only ever followed a stream's first unit fails on its third.
+    Clips where somebody speaks, nods, raises a hand or blinks are preferred: all are rarer and harder than a still
+    face. Clips last four units, because a decoder that has only ever followed a stream's first unit fails on its third.
     """
 
     def __init__(self, agent_share: float = 0.85, num_units: int = 4, first_seed: int = 0) -> None:

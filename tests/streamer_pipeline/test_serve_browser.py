@@ -16,7 +16,7 @@ pytest.importorskip("playwright.async_api", reason="playwright is not installed"
 from fake_devices import write_devices
 from live_server import live_server, until
 from make_demo_recording import synthetic_user
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, Route, async_playwright
 from streamer_pipeline import FRAME_RATE, StreamerPipeline, split_units
 
 CHROMIUM = shutil.which("chromium")
@@ -181,11 +181,16 @@ async def take_pictures(page: Page, what: str) -> None:
             await page.screenshot(path=str(Path(SCREENSHOTS) / f"{what}-{name}.png"), full_page=True)
 
 
-def test_a_refused_camera_is_said_in_words():
+def test_a_refused_camera_is_said_in_words_also_to_who_clicks_before_the_page_knows_its_server():
+    async def answer_late(route: Route) -> None:
+        await asyncio.sleep(0.5)
+        await route.continue_()
+
     async def talk():
         async with live_server() as (server, url), async_playwright() as tools:
             browser = await tools.chromium.launch(executable_path=CHROMIUM, args=QUIET)
             page = await new_page(browser, [])
+            await page.route("**/about", answer_late)
             await page.goto(url)
             await page.focus("#connect")
             await page.keyboard.press("Enter")

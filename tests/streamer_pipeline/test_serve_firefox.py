@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import json
-import os
 import re
 import shutil
 from contextlib import asynccontextmanager
@@ -21,7 +20,6 @@ FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 pytestmark = [
     pytest.mark.alone,
     pytest.mark.skipif(FIREFOX is None, reason="Firefox is not installed: apt-get install firefox-esr"),
-    pytest.mark.skipif("SOAK" not in os.environ, reason="now and then Firefox does not get as far as a call: SOAK=1"),
 ]
 PATIENCE = 60.0  # seconds
 PREFERENCES = {

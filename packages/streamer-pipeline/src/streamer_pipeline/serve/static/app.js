@@ -11,6 +11,7 @@ const INVITATION = "Look into the camera and talk. To interrupt, just speak.";
 const $ = (id) => document.getElementById(id);
 const token = new URLSearchParams(location.hash.slice(1)).get("token");
 const samples = []; // one a second: { model, network, buffer } in ms
+const about = fetch("/about").then((response) => response.json(), () => ({})); // awaited by a click that is faster
 
 export let call = null;
 let retries = 0;
@@ -172,7 +173,8 @@ async function openDevices() {
     throw new CallError("The browser gives camera and microphone only to pages on localhost or by HTTPS.");
   }
   const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
-  const size = { width: { ideal: about.width }, height: { ideal: about.height } }; // more would be sent to be thrown away
+  const { width, height } = await about;
+  const size = { width: { ideal: width }, height: { ideal: height } }; // more would be sent to be thrown away
   const video = { ...size, frameRate: { ideal: 25 }, facingMode: "user" };
   try {
     return await navigator.mediaDevices.getUserMedia({ audio, video });
@@ -355,6 +357,7 @@ $("typing").onsubmit = (event) => {
 window.addEventListener("pagehide", () => call?.end());
 window.addEventListener("resize", () => samples.length && draw());
 
-const about = await fetch("/about").then((response) => response.json(), () => ({}));
-$("consent").hidden = !about.recording;
-if (about.token_needed && !token) say("A token is needed: open the address that the server printed when it started.");
+about.then((server) => {
+  $("consent").hidden = !server.recording;
+  if (server.token_needed && !token) say("A token is needed: open the address that the server printed when it started.");
+});
