@@ -17,7 +17,7 @@ import typer
 from causal_vae import CausalAudioVAE, CausalVideoVAE
 from conversations import PROMPTS
 from duplex_world.agent_voice import AgentVoice
-from duplex_world.augment import other_camera, other_room, photograph
+from duplex_world.augment import other_camera, other_room, own_echo, photograph
 from duplex_world.clock import FRAME_RATE, UNIT_FRAMES, unit_at
 from duplex_world.dyad import Dyad, build_dyad
 from duplex_world.grammar import NAMES, USER_PHRASINGS, agent_phrases, fingers_phrase, phrasings
@@ -99,8 +99,9 @@ def encode_dyad(
     states, rng = tokenizer.state_ids, np.random.default_rng([dyad.seed, 100])
     backdrop = photograph(rng, (2 * LOOK_SIZE[0], 2 * LOOK_SIZE[1])) if rng.random() < PHOTOGRAPH_SHARE else None
     looks = render_frames(dyad.user_motion, dyad.user_identity, LOOK_SIZE, LOOKS, backdrop)
+    heard = own_echo(other_room(dyad.user_audio, rng), dyad.agent_audio, rng)
     tensors = {
-        "user_audio": (torch.from_numpy(other_room(dyad.user_audio, rng)) * 32767).to(torch.int16),
+        "user_audio": (torch.from_numpy(heard) * 32767).to(torch.int16),
         "user_frames": torch.from_numpy(other_camera(looks, rng)).permute(0, 3, 1, 2),
         "user_heard": spread(heard_words(dyad), tokenizer),
         "user_seen": spread(seen_words(dyad), tokenizer),

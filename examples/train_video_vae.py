@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 FRAMES_PER_UNIT = 4
 MOUTH_WEIGHT, EYE_WEIGHT = 24.0, 12.0
-MOTION_WEIGHT = 0.4  # a still face that shimmers is seen sooner than one that is a little wrong
+MOTION_WEIGHT, SEAM_WEIGHT = 0.4, 5.0  # a still face that shimmers is seen sooner than one that is a little wrong
 PRESETS = {
     "smoke": {"max_steps": 2, "batch_size": 2, "model": {"latent_width": 16, "cell_channels": 16, "fine_channels": 8}},
     "tiny": {"max_steps": 6000, "batch_size": 2, "model": {}},
@@ -127,7 +127,7 @@ def main(
         first = iter(clips)
         vae.init_from_data(torch.cat([next(first) for _ in range(100 // settings["batch_size"])]))
     vae.encoder.requires_grad_(not decoder_only)
-    loss = VideoReconstructionLoss(emphasis(mouth), motion=MOTION_WEIGHT)
+    loss = VideoReconstructionLoss(emphasis(mouth), motion=MOTION_WEIGHT, seam=SEAM_WEIGHT)
     training = VAETraining(vae, loss, kl_weight=2e-6, learning_rate=learning_rate, max_steps=max_steps)
     unseen = iter(TalkingHeads(agent_share, first_seed=1_000_000))
     held_out = [next(unseen) for _ in range(8)]

@@ -67,6 +67,16 @@ def _reverberate(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return fftconvolve(audio, response)[: len(audio)]
 
 
+def own_echo(audio: np.ndarray, agent_audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """In a part of the cases, what a loudspeaker says comes back into the user's microphone: both `(N,)` at 24 kHz, on
+    one clock. The agent must not answer itself, and must still hear the user."""
+    if rng.random() >= 0.35:
+        return audio
+    late = np.concatenate([np.zeros(int(rng.uniform(0.04, 0.25) * SAMPLE_RATE)), agent_audio])[: len(audio)]
+    echo = _reverberate(late, rng) * 10 ** (rng.uniform(-26, -9) / 20)
+    return np.clip(audio + echo, -1, 1).astype(np.float32)
+
+
 def _background_noise(num_samples: int, rng: np.random.Generator) -> np.ndarray:
     """Noise between -70 and -35 dBFS whose spectrum falls by 0 to 6 dB per octave."""
     spectrum = np.fft.rfft(rng.standard_normal(num_samples))

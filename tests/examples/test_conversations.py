@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conversations import PER_UNIT, PROMPTS, Conversations, Dyads, Mixture
+from conversations import PER_UNIT, PROMPTS, Conversations, Dyads, Mixture, suppress_noise
 from duplex_world.agent_voice import AgentVoice
-from duplex_world.augment import other_camera, other_room, photograph
+from duplex_world.augment import other_camera, other_room, own_echo, photograph
 from duplex_world.clock import unit_at
 from duplex_world.dyad import build_dyad
 from duplex_world.render import render_frames
@@ -123,6 +123,26 @@ def test_augmentation_is_deterministic_and_changes_something(dyads):
 
     for one, same, other in zip(augmented(1), augmented(1), augmented(2), strict=True):
         assert np.array_equal(one, same) and one.shape == other.shape and not np.array_equal(one, other)
+
+
+def test_an_echo_is_later_and_fainter_than_what_was_said(dyads):
+    said = next(dyad for dyad in dyads if dyad.scenario == "color").agent_audio
+    silence = np.zeros_like(said)
+    echoes = [own_echo(silence, said, np.random.default_rng(seed)) for seed in range(12)]
+    heard = [echo for echo in echoes if echo.any()]
+    assert 0 < len(heard) < len(echoes)
+    for echo in heard:
+        assert np.abs(echo[: np.flatnonzero(said)[0] + 900]).max() < 1e-6
+        assert np.square(echo).sum() < 0.5 * np.square(said).sum()
+
+
+def test_suppressed_noise_leaves_speech_and_presses_pauses():
+    noise = 0.003 * torch.randn(24_000, generator=torch.Generator().manual_seed(0))
+    speech = torch.zeros(24_000)
+    speech[9_600:14_400] = 0.2 * torch.sin(torch.arange(4_800) / 10)
+    cleaned = suppress_noise(speech + noise)
+    assert torch.allclose(cleaned[10_000:14_000], (speech + noise)[10_000:14_000], atol=0.02)
+    assert cleaned[:9_000].square().mean() < 0.1 * noise[:9_000].square().mean()
 
 
 def test_no_dyads_is_said(tmp_path):

@@ -48,20 +48,31 @@ class VideoReconstructionLoss(nn.Module):
         weight: (H, W) emphasis, mean about one (faces and mouths are few pixels), or None.
         sharpness: weight of the absolute terms of each frame.
         motion: weight of the absolute error of the change from frame to frame.
+        seam: what a change between two latents' frames counts more: each latent has errors of its own, and where they
+            meet a still face jumps.
+        frames_per_latent: where the seams are.
     """
 
-    def __init__(self, weight: Tensor | None = None, sharpness: float = 0.1, motion: float = 0.1) -> None:
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        sharpness: float = 0.1,
+        motion: float = 0.1,
+        seam: float = 1.0,
+        frames_per_latent: int = 4,
+    ) -> None:
         super().__init__()
-        self.sharpness, self.motion = sharpness, motion
+        self.sharpness, self.motion, self.seam, self.frames_per_latent = sharpness, motion, seam, frames_per_latent
         self.register_buffer("weight", torch.ones(()) if weight is None else weight, persistent=False)
 
     def forward(self, reconstruction: Tensor, target: Tensor) -> dict[str, Tensor]:
         error = reconstruction - target
         weighted = error * self.weight
-        motion = reconstruction.diff(dim=2) - target.diff(dim=2)
+        motion = (error.diff(dim=2) * self.weight).abs().mean(dim=(0, 1, 3, 4))
+        seams = motion[self.frames_per_latent - 1 :: self.frames_per_latent]
         return {
             "square": 10 * (error * weighted).mean(),
             "l1": self.sharpness * weighted.abs().mean(),
             "edge": self.sharpness * (weighted.diff(dim=3).abs().mean() + weighted.diff(dim=4).abs().mean()),
-            "motion": self.motion * (motion * self.weight).abs().mean(),
+            "motion": self.motion * (motion.sum() + (self.seam - 1) * seams.sum()) / len(motion),
         }
