@@ -11,7 +11,7 @@ before is easier to copy than a picture is to see or a name is to hear. Writes `
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import lightning
 import torch
@@ -27,7 +27,9 @@ from conversations import Conversations, Dyads, Mixture, draw, vary_camera
 from streamer_core import StreamerTokenizer, preset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedConfig
 
+Encoder = TypeVar("Encoder", CausalAudioEncoder, CausalVideoEncoder)
 NUM_LOOKS = 8
 NUM_SPEECH_UNITS = 32
 
@@ -124,12 +126,20 @@ class Reading(lightning.LightningModule):
         return adamw_with_cosine(self.parameters(), self.hparams.learning_rate, self.hparams.max_steps, (0.9, 0.99))
 
 
+def new_encoder(kind: type[Encoder], config: PreTrainedConfig, start_from: Path | None) -> Encoder:
+    """With random weights of this shape, or as it was saved; in float32, for training."""
+    return (kind.from_pretrained(start_from, dtype=torch.float32) if start_from else kind(config)).train()
+
+
 def main(
     sense: Annotated[Sense, typer.Option(help="which encoder")],
     run: Annotated[Path, typer.Option(help="folder of this run")],
     users: Annotated[Path, typer.Option(help="dyads of prepare_dyads.py; latents are not needed")] = Path("runs/users"),
     val_dyads: Annotated[Path, typer.Option(help="dyads of the validation split")] = Path("runs/val"),
     max_steps: Annotated[int | None, typer.Option(help="instead of the sense's")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="an encoder of this sense whose weights to start from")
+    ] = None,
     learning_rate: float = 2e-3,
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "bf16-mixed",
     num_threads: int = 1,
@@ -141,13 +151,13 @@ def main(
     max_steps = max_steps or SETTINGS[sense]["max_steps"]
     seen, unseen = (Dyads([folder], with_latents=False) for folder in (users, val_dyads))
     if sense is Sense.eyes:
-        encoder = CausalVideoEncoder(CausalVideoEncoderConfig(output_dim=width)).train()
+        encoder = new_encoder(CausalVideoEncoder, CausalVideoEncoderConfig(output_dim=width), start_from)
         perceive, name = encoder.forward_frames, "video_encoder"
         batches, held_out = (
             Slides(dyads, tokenizer.pad_token_id, batch_size, vary) for dyads, vary in ((seen, True), (unseen, False))
         )
     else:
-        encoder = CausalAudioEncoder(CausalAudioEncoderConfig(output_dim=width)).train()
+        encoder = new_encoder(CausalAudioEncoder, CausalAudioEncoderConfig(output_dim=width), start_from)
         perceive, name = encoder.forward, "audio_encoder"
         batches, held_out = (
             Speech(dyads, tokenizer, batch_size, vary) for dyads, vary in ((seen, True), (unseen, False))

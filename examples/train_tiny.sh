@@ -45,7 +45,9 @@ decoder="$runs/audio_decoder/audio_decoder"
 learn "$audio" 9000 examples/train_audio_vae.py --run "$runs/audio_vae"
 learn "$video" 6000 examples/train_video_vae.py --run "$runs/video_vae" --agent-share 1 --precision bf16-mixed
 learn "$decoder" 1500 examples/train_decoders.py --what audio --vae "$audio" --run "$runs/audio_decoder"
-prepare "$runs/users" 0 6000
+prepare "$runs/users" 0 10000
+# Many answers need many examples: names, sums, and the one thing that is told by a mouth.
+prepare "$runs/users" 10000 2000 --scenarios "smile smile plus plus recall myname myname"
 prepare "$runs/val" 1000000 192 --audio-vae "$audio" --video-vae "$video"
 prepare "$runs/dyads" 200000 2400 --audio-vae "$audio" --video-vae "$video"
 for sense in "eyes video_encoder 2000" "ears audio_encoder 2500"; do

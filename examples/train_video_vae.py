@@ -109,6 +109,9 @@ def main(
     decoder_only: Annotated[
         bool, typer.Option(help="keep the encoder, and so the latents, of --start-from as they are")
     ] = False,
+    latent_noise: Annotated[
+        float, typer.Option(help="largest noise on latents, which a decoder learns to forgive")
+    ] = 0.0,
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "32-true",
     num_threads: int = 1,
 ) -> None:
@@ -128,7 +131,9 @@ def main(
         vae.init_from_data(torch.cat([next(first) for _ in range(100 // settings["batch_size"])]))
     vae.encoder.requires_grad_(not decoder_only)
     loss = VideoReconstructionLoss(emphasis(mouth), motion=MOTION_WEIGHT, seam=SEAM_WEIGHT)
-    training = VAETraining(vae, loss, kl_weight=2e-6, learning_rate=learning_rate, max_steps=max_steps)
+    training = VAETraining(
+        vae, loss, kl_weight=2e-6, learning_rate=learning_rate, max_steps=max_steps, latent_noise=latent_noise
+    )
     unseen = iter(TalkingHeads(agent_share, first_seed=1_000_000))
     held_out = [next(unseen) for _ in range(8)]
     trainer = build_trainer(run, max_steps, max(2, max_steps // 15), [Pictures(run)], precision)

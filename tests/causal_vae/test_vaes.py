@@ -4,6 +4,7 @@ import pytest
 import torch
 from causal_vae import CausalAudioVAE, CausalVideoVAE
 from causal_vae.testing import check_causal, check_streaming
+from causal_vae.video_vae import join_units
 
 
 def tiny_audio_vae() -> CausalAudioVAE:
@@ -42,6 +43,18 @@ def test_four_frames_are_one_latent_frame_always(size):
     assert posterior.mean.shape == (1, 32, 1, size[0] // 48, size[1] // 48)
     with pytest.raises(ValueError, match="multiples of 48"):
         vae.encode(torch.zeros(1, 3, 4, size[0] + 8, size[1]))
+
+
+@pytest.mark.parametrize("openness", [0.0, 1.0])
+def test_an_open_gate_lets_no_error_of_a_unit_show_as_a_jump(openness):
+    """Every unit draws the film, and its own view of the frame before, with an error that is its own."""
+    film = torch.rand(1, 3, 13, 8, 8)
+    views = [film[:, :, 4 * unit : 4 * unit + 5] + torch.randn(1) for unit in range(3)]
+    video, _ = join_units(torch.stack(views, 2), torch.full((1, 1, 3, 8, 8), openness), None)
+    jumps = (video.diff(dim=2) - film[:, :, 1:].diff(dim=2)).abs().amax(dim=(0, 1, 3, 4))
+    is_seam = torch.arange(1, 12) % 4 == 0
+    assert jumps[~is_seam].max() < 1e-5
+    assert (jumps[is_seam].max() < 1e-5) == (openness == 1.0)
 
 
 def test_a_unit_is_four_audio_latents():

@@ -53,6 +53,8 @@ class VAETraining(lightning.LightningModule):
         vae: the model; after `fit`, `export` makes its latents standard and saves it.
         reconstruction_loss: (reconstruction, target) -> named terms that are summed.
         kl_weight: weight of the KL divergence, in loss per nat and latent.
+        latent_noise: largest standard deviation of noise that is added to the latents, drawn per clip: at serving they
+            are a model's, never quite the encoder's.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class VAETraining(lightning.LightningModule):
         kl_weight: float,
         learning_rate: float,
         max_steps: int,
+        latent_noise: float = 0.0,
     ) -> None:
         super().__init__()
         self.vae, self.reconstruction_loss = vae, reconstruction_loss
@@ -70,6 +73,8 @@ class VAETraining(lightning.LightningModule):
     def training_step(self, media: Tensor, batch_index: int) -> Tensor:
         posterior, _ = self.vae.encode(media)
         latents = posterior.sample(torch.randn_like(posterior.mean))
+        level = self.hparams.latent_noise * torch.rand(len(latents), *[1] * (latents.ndim - 1), device=latents.device)
+        latents = latents + level * torch.randn_like(latents)
         reconstruction, _ = self.vae.decode(latents)
         terms = self.reconstruction_loss(reconstruction, media)
         terms["kl"] = self.hparams.kl_weight * posterior.kl()

@@ -3,6 +3,8 @@
 What is unusual here: there is no special first frame (a still image is four equal frames), and nearly all the work is
 two-dimensional. Four frames of 8 x 8 pixels fold into channels at the door; time is mixed once per direction, on the
 latent grid, by one causal convolution that sees the past unit. Full resolution is touched by one thin layer only.
+Every latent is drawn with errors of its own, and where two meet a still face would jump, six times a second. So each
+unit also draws the frame before it as it would have, and carries over what was really shown there (`join_units`).
 The mean picture of the data lives with the weights, so that latents and layers speak of what differs from it.
 
 Shape legend: B session, T frames, U = T / 4 units, C latent channels, H x W pixels, h x w = H / 8 x W / 8 cells.
@@ -148,6 +150,30 @@ class VideoEncoder(StreamingModule):
         return parameters.unflatten(0, (x.shape[0], -1)).transpose(1, 2), past
 
 
+def join_units(drawn: Tensor, gate: Tensor, state: State | None) -> tuple[Tensor, State]:
+    """Units that were drawn apart -> one film.
+
+    Of each unit's n + 1 frames the first is its own view of the last frame before it. What was really shown there
+    differs by the errors of both units, and is added to all frames of this one as far as the gate is open: it learns to
+    be where nothing else happens, so errors no longer jump there but settle to their mean.
+
+    Args:
+        drawn: (B, 3, U, n + 1, H, W). gate: (B, 1, U, H, W) in 0..1.
+        state: the last frame shown, and whether there was one.
+
+    Returns:
+        video (B, 3, n U, H, W), next state.
+    """
+    if state is None:
+        state = {"last": drawn.new_zeros(drawn[:, :, 0, 0].shape), "shown": drawn.new_zeros(len(drawn), 1, 1, 1)}
+    last, shown, film = state["last"], state["shown"], []
+    for unit, openness in zip(drawn.unbind(2), gate.unbind(2), strict=True):
+        carried = shown * openness * (last - unit[:, :, 0])
+        film.append(unit[:, :, 1:] + carried[:, :, None])
+        last, shown = film[-1][:, :, -1].contiguous(), torch.ones_like(shown)
+    return torch.cat(film, dim=2), {"last": last, "shown": shown}
+
+
 class VideoDecoder(StreamingModule):
     """Latents (B, C, U, H / stride, W / stride) -> video (B, 3, T, H, W)."""
 
@@ -179,28 +205,36 @@ class VideoDecoder(StreamingModule):
             PositionEmbedding(width),
             *[ResidualBlock(width) for _ in range(depth)],
         )
-        self.to_pixels = keep_scale(nn.Conv2d(width, frames_per_latent * 3 * PATCH_SIZE**2, 1))
+        self.num_drawn = frames_per_latent + 1  # with the frame before
+        self.to_pixels = keep_scale(nn.Conv2d(width, self.num_drawn * 3 * PATCH_SIZE**2, 1))
         # Mouth and eyes are few pixels: a thin branch at twice the cells' resolution draws what the cells leave out.
         self.fine = nn.Sequential(
             nn.Conv2d(width, 4 * fine_channels, 1),
             nn.PixelShuffle(2),
             PositionEmbedding(fine_channels),
             ResidualBlock(fine_channels),
-            nn.Conv2d(fine_channels, frames_per_latent * 3 * (PATCH_SIZE // 2) ** 2, 1),
         )
-        nn.init.zeros_(self.fine[-1].weight)
-        nn.init.zeros_(self.fine[-1].bias)
+        self.fine_to_pixels = nn.Conv2d(fine_channels, self.num_drawn * 3 * (PATCH_SIZE // 2) ** 2, 1)
+        self.gate = nn.Conv2d(fine_channels, 1, 1)
+        for head, bias in ((self.fine_to_pixels, 0.0), (self.gate, -2.0)):  # the gate begins nearly closed
+            nn.init.zeros_(head.weight)
+            nn.init.constant_(head.bias, bias)
 
     def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
         return self.latent_channels, 1, height, width
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         self.check_length(x)
-        mixed, past = self.temporal(x, state)
+        past, new, batch_size = substates(state), {}, x.shape[0]
+        mixed, new["temporal"] = self.temporal(x, past["temporal"])
         cells = self.spatial(mixed.transpose(1, 2).flatten(0, 1))
-        coarse = unfold_units(self.to_pixels(cells), x.shape[0], self.upsample, PATCH_SIZE)
-        video = coarse + unfold_units(self.fine(cells), x.shape[0], self.upsample, PATCH_SIZE // 2)
-        return video + self.picture(*video.shape[3:]), past
+        fine = self.fine(cells)
+        drawn = unfold_units(self.to_pixels(cells), batch_size, self.num_drawn, PATCH_SIZE)
+        drawn = drawn + unfold_units(self.fine_to_pixels(fine), batch_size, self.num_drawn, PATCH_SIZE // 2)
+        gate = F.interpolate(self.gate(fine).sigmoid(), scale_factor=PATCH_SIZE // 2)
+        units = drawn.unflatten(2, (-1, self.num_drawn))
+        video, new["seam"] = join_units(units, gate.unflatten(0, (batch_size, -1)).transpose(1, 2), past["seam"])
+        return video + self.picture(*video.shape[3:]), new
 
 
 class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
