@@ -135,8 +135,21 @@ def suppress_noise(audio: Tensor) -> Tensor:
 
 
 def vary_camera(frames: Tensor) -> Tensor:
-    """Another brightness, contrast and sensor noise for frames (K, 3, h, w) in [-1, 1]; colours keep their names."""
-    contrast, brightness = torch.empty(()).uniform_(0.9, 1.1), torch.empty(()).uniform_(-0.1, 0.1)
+    """Another camera for frames (K, 3, h, w) in [-1, 1], one for all of them: place, distance, tilt, perhaps a mirror,
+    brightness, contrast and sensor noise. Colours keep their names."""
+    tilt, scale = torch.empty(()).uniform_(-0.12, 0.12), torch.empty(2).uniform_(0.85, 1.1)
+    mirror = 1 if torch.rand(()) < 0.5 else -1
+    aspect = frames.shape[3] / frames.shape[2]
+    rotation = torch.stack([tilt.cos(), -tilt.sin() / aspect, tilt.sin() * aspect, tilt.cos()]).view(2, 2)
+    matrix = rotation * scale[:, None] * torch.tensor([mirror, 1.0])
+    shift = torch.stack([torch.empty(()).uniform_(-0.15, 0.15), torch.empty(()).uniform_(-0.1, 0.1)])
+    grid = torch.nn.functional.affine_grid(
+        torch.cat([matrix, shift[:, None]], 1)[None], [1, 3, *frames.shape[2:]], False
+    )
+    frames = torch.nn.functional.grid_sample(
+        frames.flatten(0, 1)[None], grid, padding_mode="border", align_corners=False
+    ).view_as(frames)
+    contrast, brightness = torch.empty(()).uniform_(0.85, 1.1), torch.empty(()).uniform_(-0.1, 0.1)
     noise = 0.03 * torch.randn(frames.shape[1:])  # one pattern, moved from frame to frame: random numbers are dear
     moved = torch.stack([noise.roll(int(shift), -1) for shift in torch.randint(noise.shape[-1], (len(frames),))])
     return moved.add_(brightness).addcmul_(frames, contrast).clamp_(-1, 1)
