@@ -41,9 +41,12 @@ prepare() { # folder, first seed, dyads at SCALE=1, options
 
 audio="$runs/audio_vae/audio_vae"
 video="$runs/video_vae/video_vae"
+screen="$runs/video_screen/video_vae" # the same latents; its decoder forgives what a model gets wrong in them
 decoder="$runs/audio_decoder/audio_decoder"
 learn "$audio" 9000 examples/train_audio_vae.py --run "$runs/audio_vae"
 learn "$video" 6000 examples/train_video_vae.py --run "$runs/video_vae" --agent-share 1 --precision bf16-mixed
+learn "$screen" 3000 examples/train_video_vae.py --run "$runs/video_screen" --agent-share 1 --precision bf16-mixed \
+    --start-from "$video" --decoder-only --latent-noise 0.2 --learning-rate 1e-3
 learn "$decoder" 1500 examples/train_decoders.py --what audio --vae "$audio" --run "$runs/audio_decoder"
 prepare "$runs/users" 0 10000
 # Many answers need many examples: names, sums, and the one thing that is told by a mouth.
@@ -63,12 +66,12 @@ streamer() { # run, steps at SCALE=1, options
         --users "$runs/users" --val-dyads "$runs/val" --audio-vae "$audio" --video-vae "$video" "$@"
 }
 streamer stage1 4000 --stage 1 --audio-encoder "$runs/ears/audio_encoder" --video-encoder "$runs/eyes/video_encoder"
-streamer stage2 5000 --stage 2 --start-from "$runs/stage1"
+streamer stage2 5000 --stage 2 --start-from "$runs/stage1" --history-dropout 0.15
 streamer stage3 300 --stage 3 --start-from "$runs/stage2"
 streamer student 150 --stage 3 --phase self-forcing --start-from "$runs/stage3" --teacher "$runs/stage2" \
     --batch-size 2 --learning-rate 1e-4
 run "$runs/wan-streamer-tiny" "$python" examples/assemble_checkpoint.py --out "$runs/wan-streamer-tiny" \
-    --streamer-run "$runs/student" --num-inference-steps 2 --audio-vae "$audio" --video-vae "$video" \
+    --streamer-run "$runs/student" --num-inference-steps 2 --audio-vae "$audio" --video-vae "$screen" \
     --audio-decoder "$decoder" --card examples/cards/wan-streamer-tiny.md
 run "$runs/world" "$python" examples/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out "$runs/world"
 # shellcheck disable=SC2086
