@@ -306,6 +306,8 @@ def test_a_checkpoint_is_examined_from_the_command_line(tmp_path, dyads, world):
     assert rows["turns.false_starts"].keys() >= {"hears itself", "without loop"}
     assert rows["loop.text"]["agent"] == rows["answers.text"]["hears itself"]
     assert {"agent", "recordings", "ceiling", "separate"} <= rows["idle.motion"].keys()
+    table = (tmp_path / "card" / "score.md").read_text().splitlines()
+    assert {line.count(" | ") for line in table} == {5} and len(table) == 2 + len(rows)
     page = (tmp_path / "card" / "score.html").read_text()
     assert page.count("data:image/png;base64,") >= 2 and "http" not in page
 

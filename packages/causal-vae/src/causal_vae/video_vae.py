@@ -216,7 +216,8 @@ class VideoDecoder(StreamingModule):
         )
         self.fine_to_pixels = nn.Conv2d(fine_channels, self.num_drawn * 3 * (PATCH_SIZE // 2) ** 2, 1)
         self.gate = nn.Conv2d(fine_channels, 1, 1)
-        for head, bias in ((self.fine_to_pixels, 0.0), (self.gate, -2.0)):  # the gate begins nearly closed
+        # The gate begins open: what passes through a closed one, the view of the frame before, would never be learned.
+        for head, bias in ((self.fine_to_pixels, 0.0), (self.gate, 1.5)):
             nn.init.zeros_(head.weight)
             nn.init.constant_(head.bias, bias)
 

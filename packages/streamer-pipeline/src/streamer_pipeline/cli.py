@@ -171,7 +171,7 @@ def evaluate(
     per_scenario: Annotated[int, typer.Option(min=1, help="dyads of every scenario")] = 10,
     steps: Annotated[int | None, typer.Option(min=1, help="solver steps; default the checkpoint's own")] = None,
     seed: Annotated[int, typer.Option(help="of all noise")] = 0,
-    out: Annotated[Path | None, typer.Option(help="folder for score.json and score.html")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for score.json, score.md and score.html")] = None,
     teacher: Annotated[str | None, typer.Option(help="another checkpoint to compare with")] = None,
     teacher_steps: Annotated[int | None, typer.Option(min=1, help="compare with so many solver steps")] = None,
     minutes: Annotated[float, typer.Option(min=0, help="length of the long session; 0 leaves it out")] = 3.0,

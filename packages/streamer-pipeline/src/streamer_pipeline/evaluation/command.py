@@ -10,7 +10,7 @@ from rich.console import Console
 from ..dyads import read_dyads, read_world
 from ..pipeline import StreamerPipeline
 from .examination import Examination, Options
-from .report import tables, write_html, write_json
+from .report import tables, write_html, write_json, write_markdown
 from .scorecard import Card
 
 _PAPER_WIDTH = 170  # columns of a table that goes to a file
@@ -26,7 +26,7 @@ def evaluate(
     teacher_steps: int | None = None,
     console: Console | None = None,
 ) -> Card:
-    """Examine a checkpoint; print the card, and with `out` write score.json and score.html there.
+    """Examine a checkpoint; print the card, and with `out` write score.json, score.md and score.html there.
 
     Args:
         checkpoint: folder, hub id or bundled name. dataset: folder or hub id of stored dyads.
@@ -63,6 +63,7 @@ def evaluate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(card, out / "score.json")
+        write_markdown(card, out / "score.md")
         write_html(card, out / "score.html")
-        console.print(f"written to {out / 'score.json'} and {out / 'score.html'}")
+        console.print(f"written to {out}: score.json, score.md, score.html")
     return card

@@ -1,4 +1,4 @@
-"""A card on paper: a table for the terminal, JSON for machines, one page of HTML with plots for people."""
+"""A card on paper: a table for the terminal, JSON for machines, Markdown for a README, HTML with plots for people."""
 
 from __future__ import annotations
 
@@ -104,6 +104,19 @@ def read_json(path: Path) -> Card:
         return Card(columns, record["chance"], scenarios, record["minutes"], record["run"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a score card as `wan-streamer eval --out` writes it: {error!r}") from error
+
+
+def write_markdown(card: Card, path: Path) -> None:
+    """The main table, as a README or a model card takes it."""
+    names = {"teacher": "its teacher", "ceiling": "through the VAEs"}
+    columns = _columns(card)[0][1:]
+    lines = [["measure", "agent (95 % interval)", "aim", *(names.get(name, name) for name in columns)]]
+    lines.append(["---"] * len(lines[0]))
+    for row in card.rows():
+        value, interval = _value(card, row, "agent"), _interval(card, row, "agent")
+        measured = f"{value} ({interval})" if " .. " in interval else value
+        lines.append([row.name, measured, card.aim(row), *(_value(card, row, name) for name in columns)])
+    path.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
 
 
 def write_html(card: Card, path: Path) -> None:
