@@ -45,7 +45,8 @@ HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()  # in hardware; elsewhere i
 
 
 def build_tokenizer() -> StreamerTokenizer:
-    """Every word of the world is one token; anything else is spelled by bytes."""
+    """Every word of the world is one token; anything else is spelled by bytes. Which of two equally frequent pieces
+    gets the lower id may differ between machines: weights go with their own (`--tokenizer`)."""
     requests = [text for request in USER_PHRASINGS for text in phrasings(request)]
     users = [text % tuple(NAMES[: text.count("%s")]) for text in requests]
     return StreamerTokenizer.train((agent_phrases() + users + [*PROMPTS.values()]) * 4, vocab_size=640)
@@ -141,12 +142,13 @@ def main(
     num_dyads: int = 800,
     first_seed: int = 0,
     scenarios: Annotated[str, typer.Option(help="names, repeated for more of a kind")] = MIX,
+    tokenizer: Annotated[Path | None, typer.Option(help="of weights that shall be trained on; else a new one")] = None,
     response_delay: int = 1,
     num_threads: int = 1,
 ) -> None:
     torch.set_num_threads(num_threads)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer()
+    tokenizer = StreamerTokenizer.from_pretrained(tokenizer) if tokenizer else build_tokenizer()
     tokenizer.save_pretrained(out / "tokenizer")
     voice, names = AgentVoice(), scenarios.split()
     coders = (

@@ -74,13 +74,13 @@ def new_parts(tokenizer: StreamerTokenizer) -> tuple[StreamerModel, CausalAudioE
 
 
 def common_tokenizer(folders: list[Path]) -> StreamerTokenizer:
-    """The tokenizer that all folders of dyads were stored with. Raises ValueError where they differ."""
+    """The tokenizer of all these folders of dyads, and runs to start from. Raises ValueError where they differ."""
     tokenizers = [StreamerTokenizer.from_pretrained(folder / "tokenizer") for folder in folders]
     for folder, tokenizer in zip(folders, tokenizers, strict=True):
         if tokenizer.get_vocab() != tokenizers[0].get_vocab():
             raise ValueError(
                 f"{folder} and {folders[0]} were stored with different tokenizers, so equal words have different ids; "
-                "prepare one of them again with the present examples/prepare_dyads.py"
+                f"prepare the dyads again with examples/prepare_dyads.py --tokenizer {folder / 'tokenizer'}"
             )
     return tokenizers[0]
 
@@ -132,7 +132,7 @@ def main(
     settings = STAGES[stage]
     max_steps = max_steps or settings["max_steps"]
     run.mkdir(parents=True, exist_ok=True)
-    tokenizer = common_tokenizer([folder for folder in (dyads, users, val_dyads) if folder])
+    tokenizer = common_tokenizer([folder for folder in (dyads, users, val_dyads, start_from) if folder])
     parts = load_parts(start_from) if start_from else new_parts(tokenizer)
     if audio_encoder:
         parts = parts[0], CausalAudioEncoder.from_pretrained(audio_encoder, dtype=torch.float32), parts[2]

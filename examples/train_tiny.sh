@@ -35,6 +35,7 @@ prepare() { # folder, first seed, dyads at SCALE=1, options
     folder="$1" first="$2" count=$((($3 + scale - 1) / scale))
     shift 3
     last="$(printf 'dyads-%07d.safetensors' $((first + (count - 1) / 50 * 50)))"
+    [ ! -e "$runs/users/tokenizer" ] || set -- --tokenizer "$runs/users/tokenizer" "$@"
     run "$folder/$last" "$python" examples/prepare_dyads.py --out "$folder" --first-seed "$first" --num-dyads "$count" \
         "$@" --num-threads "$OMP_NUM_THREADS"
 }
