@@ -75,18 +75,12 @@ class MimiStream:
         self.caches = {"encoder": encoder, "decoder": decoder, "padding": None}
 
     def __call__(self) -> Tensor:
+        # The attention's caches grow in place. They go by position: their names differ between versions.
         encoded = self.model.encode(
-            self.unit,
-            encoder_past_key_values=self.caches["encoder"],
-            padding_cache=self.caches["padding"],
-            use_streaming=True,
+            self.unit, None, None, self.caches["encoder"], self.caches["padding"], use_streaming=True
         )
-        decoded = self.model.decode(encoded.audio_codes, decoder_past_key_values=self.caches["decoder"])
-        self.caches = {
-            "encoder": encoded.encoder_past_key_values,
-            "decoder": decoded.decoder_past_key_values,
-            "padding": encoded.padding_cache,
-        }
+        self.caches["padding"] = encoded.padding_cache
+        decoded = self.model.decode(encoded.audio_codes, None, self.caches["decoder"])
         return decoded.audio_values
 
 
