@@ -14,6 +14,7 @@ batch; here it is stored in the state and read back, which is also where tracing
 from __future__ import annotations
 
 import argparse
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -55,8 +56,15 @@ def unpack_cache(cache: DynamicCache, batch_size: int) -> State:
     return {"layers": layers, "length": torch.full((batch_size,), cache.get_seq_length())}
 
 
-def pack_cache(state: State, config: MimiConfig) -> DynamicCache:
+def cache_argument(module: nn.Module) -> str:
+    """What the attention's cache is called, which changed with transformers 5.24. It grows in place."""
+    return "cache" if "cache" in signature(module.forward).parameters else "past_key_values"
+
+
+def pack_cache(state: State | None, config: MimiConfig) -> DynamicCache:
     cache = DynamicCache(config=config)
+    if state is None:
+        return cache
     for index, layer in enumerate(cache.layers):
         stored = state["layers"][f"{index}"]
         layer.update(stored["keys"], stored["values"])
@@ -75,14 +83,14 @@ class StockMimiEncoder(StreamingModule):
         self.encoder = model.encoder
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        caches = {}
+        cache, padding = pack_cache(state and state["attention"], self.encoder.config), None
         if state is not None:
             padding = MimiConv1dPaddingCache(*self._paddings())
             padding.padding_cache = [state["padding"][f"{index}"] for index in range(len(state["padding"]))]
-            caches = {"past_key_values": pack_cache(state["attention"], self.encoder.config), "padding_cache": padding}
+        caches = {cache_argument(self.encoder): cache, "padding_cache": padding}
         out = self.encoder(x, use_streaming=True, **caches)
         padding = {f"{i}": leaf for i, leaf in enumerate(out.padding_cache.padding_cache)}
-        return out.latents, {"padding": padding, "attention": unpack_cache(out.past_key_values, len(x))}
+        return out.latents, {"padding": padding, "attention": unpack_cache(cache, len(x))}
 
     def _paddings(self) -> tuple[int, list, list, list]:
         seanet = self.encoder.encoder_seanet
@@ -101,9 +109,9 @@ class StockMimiDecoder(StreamingModule):
         self.decoder = model.decoder
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        cache = None if state is None else pack_cache(state, self.decoder.config)
-        out = self.decoder(x, past_key_values=cache, use_cache=True)
-        return out.audio_values, unpack_cache(out.decoder_past_key_values, len(x))
+        cache = pack_cache(state, self.decoder.config)
+        out = self.decoder(x, use_cache=True, **{cache_argument(self.decoder): cache})
+        return out.audio_values, unpack_cache(cache, len(x))
 
 
 # ---- the table ----
