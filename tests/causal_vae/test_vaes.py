@@ -45,6 +45,16 @@ def test_four_frames_are_one_latent_frame_always(size):
         vae.encode(torch.zeros(1, 3, 4, size[0] + 8, size[1]))
 
 
+def test_training_starts_from_the_datas_own_statistics():
+    vae, still = tiny_video_vae(), torch.rand(1, 3, 1, 32, 48) * 2 - 1
+    video = (still + 0.1 * torch.randn(8, 3, 4, 32, 48)).clamp(-1, 1)
+    vae = CausalVideoVAE(**{**vae.config, "picture_size": (32, 48)})
+    vae.init_from_data(video)
+    assert (vae(video)[0] - video).square().mean() < 0.2 * video.square().mean()
+    before, first, *_ = vae.decoder.to_pixels.weight.unflatten(0, (5, -1))
+    assert torch.equal(before, first)
+
+
 @pytest.mark.parametrize("openness", [0.0, 1.0])
 def test_an_open_gate_lets_no_error_of_a_unit_show_as_a_jump(openness):
     """Every unit draws the film, and its own view of the frame before, with an error that is its own."""

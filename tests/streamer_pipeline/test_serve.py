@@ -91,7 +91,7 @@ def test_two_clients_talk_at_once():
 
 def test_clients_that_vanish_leave_nothing_behind():
     async def talk():
-        async with live_server(**({"hung_seconds": 5.0} if NUM_CYCLES > 10 else {})) as (server, url):
+        async with live_server(**({"hung_seconds": 3.0} if NUM_CYCLES > 10 else {})) as (server, url):
 
             async def cycle(number: int) -> None:
                 """Every tenth client stays without a word until it is hung up on; the others talk, then leave."""
@@ -101,11 +101,14 @@ def test_clients_that_vanish_leave_nothing_behind():
                 await until(lambda: not server.peers)
 
             # What is made once now exists: pools of threads, and the memory that each of them keeps, fill slowly.
-            for number in range(NUM_CYCLES // 4 or 1):
+            num_first = NUM_CYCLES // 4 or 1
+            for number in range(num_first):
                 await cycle(number)
             before, memory = leftovers(), resident_mib()
-            for number in range(NUM_CYCLES):
+            print(f"after {num_first} clients {memory:.0f} MiB")
+            for number in range(num_first, NUM_CYCLES):
                 await cycle(number)
+            print(f"after {NUM_CYCLES} clients {resident_mib():.0f} MiB")
             await until(lambda: leftovers() <= before)
             assert server.num_sessions == 0
             assert resident_mib() < memory + 64

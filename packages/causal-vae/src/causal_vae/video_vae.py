@@ -294,7 +294,11 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         width = self.config.cell_channels
         scale = (values[:width] / num_samples**0.5).clamp(min=0.02)[:, None]
         self.encoder.spatial[0].weight.copy_((components[:width] / scale)[..., None, None])
-        self.decoder.to_pixels.weight.copy_((components[:width] * scale).T[..., None, None] * 0.3)
+        drawn = (components[:width] * scale).T[..., None, None] * 0.3
+        per_frame = len(drawn) // self.config.frames_per_latent
+        self.decoder.to_pixels.weight.copy_(
+            torch.cat([drawn[:per_frame], drawn])
+        )  # the frame before begins as the first
 
     @property
     def spatial_stride(self) -> int:
