@@ -150,10 +150,9 @@ def test_the_agent_stops_when_interrupted_and_its_pictures_play_at_25_per_second
             try:
                 await eventually(page, f"{STOPPED}.test(document.querySelector('#words').textContent)")
             except TimeoutError:
-                count = server.metrics.registry.get_sample_value
-                deaf, late = (count(f"wan_streamer_{name}_total") for name in ("dropped_inputs", "missed_deadlines"))
-                if deaf or late:
-                    pytest.skip(f"this machine is too slow or too busy now: {deaf:.0f} units dropped, {late:.0f} late")
+                deaf = server.metrics.registry.get_sample_value("wan_streamer_dropped_inputs_total")
+                if deaf:
+                    pytest.skip(f"this machine is too slow or too busy now: {deaf:.0f} units of the user were dropped")
                 raise AssertionError(f"it never stopped, but said: {await page.inner_text('#words')}") from None
             shown = await page.evaluate("window.shown")
             await eventually(page, "document.querySelector('#state').dataset.state === 'listen'")
