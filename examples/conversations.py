@@ -37,7 +37,7 @@ PER_UNIT = {
 }
 MAX_LEAD_IN = 12
 CLEANED_SHARE = 0.4  # of windows whose microphone suppresses noise, as browsers' do
-_HOP = 240
+_HOP = 240  # samples over which a microphone's level is taken
 SLIDES_SHARE = 0.75
 
 
@@ -143,9 +143,8 @@ def vary_camera(frames: Tensor) -> Tensor:
     rotation = torch.stack([tilt.cos(), -tilt.sin() / aspect, tilt.sin() * aspect, tilt.cos()]).view(2, 2)
     matrix = rotation * scale[:, None] * torch.tensor([mirror, 1.0])
     shift = torch.stack([torch.empty(()).uniform_(-0.15, 0.15), torch.empty(()).uniform_(-0.1, 0.1)])
-    grid = torch.nn.functional.affine_grid(
-        torch.cat([matrix, shift[:, None]], 1)[None], [1, 3, *frames.shape[2:]], False
-    )
+    placed = torch.cat([matrix, shift[:, None]], 1)[None]
+    grid = torch.nn.functional.affine_grid(placed, [1, 3, *frames.shape[2:]], align_corners=False)
     frames = torch.nn.functional.grid_sample(
         frames.flatten(0, 1)[None], grid, padding_mode="border", align_corners=False
     ).view_as(frames)

@@ -295,10 +295,8 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         scale = (values[:width] / num_samples**0.5).clamp(min=0.02)[:, None]
         self.encoder.spatial[0].weight.copy_((components[:width] / scale)[..., None, None])
         drawn = (components[:width] * scale).T[..., None, None] * 0.3
-        per_frame = len(drawn) // self.config.frames_per_latent
-        self.decoder.to_pixels.weight.copy_(
-            torch.cat([drawn[:per_frame], drawn])
-        )  # the frame before begins as the first
+        before = drawn[: len(drawn) // self.config.frames_per_latent]  # begins as the first frame
+        self.decoder.to_pixels.weight.copy_(torch.cat([before, drawn]))
 
     @property
     def spatial_stride(self) -> int:
