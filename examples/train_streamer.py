@@ -42,7 +42,11 @@ STAGES = {
         "max_steps": 5000,
         "learning_rate": 1.0e-3,
     },
-    3: {"mixture": Mixture({"speaking": 0.2, "duplex": 0.8}), "max_steps": 300, "learning_rate": 3e-4},
+    3: {
+        "mixture": Mixture({"hearing": 0.05, "seeing": 0.05, "words": 0.25, "speaking": 0.15, "duplex": 0.5}),
+        "max_steps": 400,
+        "learning_rate": 3e-4,
+    },
 }
 PHASES = {"trajectory": TrajectoryDistillation, "self-forcing": SelfForcing}
 SIZES = {"smoke": {"batch_size": 2, "num_units": 8}, "tiny": {"batch_size": 4, "num_units": 48}}

@@ -20,6 +20,9 @@ from .splits import HELD_OUT_PAIRS, HELD_OUT_SUMS, split_of, user_identity_seed
 
 _FADE_SAMPLES = 1_200  # 50 ms: a voice that breaks off does not click
 _QUIET_POWER = 0.003  # stands for the power of speech where there is none to set the noise by
+# The agent's words come this many units before they sound, though not before its utterance begins: the voice says the
+# first words of "it is red" and "it is blue" differently, so they cannot be spoken well before the colour is known.
+WORD_LEAD_UNITS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,8 @@ class Dyad:
     user_audio, agent_audio: `(num_units * 3840,)` float32, 24 kHz.
     user_motion, agent_motion: tracks `(num_units * 4,)` float32 for `render_frames`.
     user_word_ends: when each word of the user ends, in seconds, and the word.
-    agent_words: per unit the words that START in it. agent_speaking: `(num_units,)` bool, a reply is being spoken.
+    agent_words: per unit the words that come in it, up to `WORD_LEAD_UNITS` before they sound. agent_speaking:
+        `(num_units,)` bool, a reply is being spoken.
     agent_behaviors: what the agent does with its body. directives: what it was told to do, in the unit of the telling.
 
     A trainer pairs user unit k with agent unit k + response_delay: the reaction law of `Script` makes sure that the
@@ -172,7 +176,7 @@ def _word_ends(script: Script) -> list[tuple[float, str]]:
 
 
 def _agent_speech(script: Script, num_units: int) -> tuple[np.ndarray, list[list[str]], np.ndarray]:
-    """The agent's clean voice, the words that start in each unit, and where it speaks."""
+    """The agent's clean voice, the words that come in each unit, and where it speaks."""
     audio = np.zeros(num_units * UNIT_SAMPLES, np.float32)
     words: list[list[str]] = [[] for _ in range(num_units)]
     speaking = np.zeros(num_units, bool)
@@ -184,7 +188,7 @@ def _agent_speech(script: Script, num_units: int) -> tuple[np.ndarray, list[list
         _add(audio, spoken, segment.first_unit * UNIT_SAMPLES)
         speaking[segment.first_unit : segment.end_unit] = True
         for start, word in rendition.word_starts():
-            unit = segment.first_unit + unit_at(start)
+            unit = segment.first_unit + max(0, unit_at(start) - WORD_LEAD_UNITS)
             if unit < segment.end_unit:
                 words[unit].append(word)
     return audio, words, speaking

@@ -28,6 +28,7 @@ from duplex_world import (
     split_of,
 )
 from duplex_world.clock import unit_at
+from duplex_world.dyad import WORD_LEAD_UNITS
 from duplex_world.face import MOTION_LIMITS
 from duplex_world.speech_judge import SpeechJudge, align_phonemes, reference_thresholds
 from duplex_world.splits import HELD_OUT_PAIRS
@@ -127,13 +128,17 @@ def test_agent_is_silent_where_silence_is_expected(dyads):
                 assert span.stop > span.start and not dyad.agent_audio[span].any()
 
 
-def test_words_are_the_text_and_start_where_speech_is(dyads):
+def test_words_are_the_text_and_come_as_early_as_they_may(dyads, voice):
+    """Two units before they sound, but never before their utterance: what is unsaid by then is not known to anyone."""
     for dyad in dyads:
         for segment in dyad.agent_segments:
-            spoken = [w for unit in range(segment.first_unit, segment.end_unit) for w in dyad.agent_words[unit]]
-            text = segment.text.split()
-            is_whole = segment.end_unit == segment.full_end_unit
-            assert spoken == (text if is_whole else text[: len(spoken)]) and spoken
+            units = range(segment.first_unit, segment.end_unit)
+            written = [(unit, word) for unit in units for word in dyad.agent_words[unit]]
+            sounds = [(segment.first_unit + unit_at(start), word) for start, word in voice(segment.text).word_starts()]
+            early = [(max(segment.first_unit, unit - WORD_LEAD_UNITS), word) for unit, word in sounds]
+            assert written and written == [(unit, word) for unit, word in early if unit < segment.end_unit]
+            if segment.end_unit == segment.full_end_unit:
+                assert [word for _, word in written] == segment.text.split()
         for unit, words in enumerate(dyad.agent_words):
             assert not words or dyad.agent_speaking[unit]
 

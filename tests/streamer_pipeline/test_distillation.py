@@ -139,11 +139,21 @@ def test_a_picture_that_is_not_in_the_data_is_not_matched():
         assert terms["video"] == 0 and terms["audio"] > 0
 
 
-def test_language_alone_and_uneven_steps_are_refused():
-    module = distil(TrajectoryDistillation)
-    batch = batch_for(module.teacher.stage2)
-    with pytest.raises(ValueError, match="language alone"):
-        module.losses(batch._replace(audio_latents=None, video_latents=None))
+@pytest.mark.parametrize("cls", [TrajectoryDistillation, SelfForcing])
+def test_language_alone_trains_the_words_as_stage_2_does(cls):
+    module = distil(cls)
+    module.log = module.log_dict = lambda *_, **__: None
+    batch = batch_for(module.teacher.stage2)._replace(audio_latents=None, video_latents=None)
+    torch.manual_seed(0)
+    loss = module.training_step(batch, 0)
+    torch.manual_seed(0)
+    expected, _ = module.teacher.stage2.losses(batch)
+    torch.testing.assert_close(loss, expected["text"])
+    loss.backward()
+    assert module.streamer.lm_head.weight.grad.any() and module.streamer.video_out.weight.grad is None
+
+
+def test_uneven_steps_are_refused():
     with pytest.raises(ValueError, match="multiple"):
         distil(TrajectoryDistillation, num_steps=3)
 

@@ -123,13 +123,7 @@ class Teacher:
 
     @torch.no_grad()
     def perceive(self, batch: DuplexBatch) -> UnitStreams:
-        """The streams of a batch with latents, in float32.
-
-        Raises:
-            ValueError: the batch is of a language task.
-        """
-        if batch.audio_latents is None:
-            raise ValueError("distillation needs batches with the agent's latents; this one is language alone")
+        """The streams of a batch, in float32."""
         clean = self.stage2.streams(batch)
         return replace(clean, user_audio=clean.user_audio.float(), user_video=clean.user_video.float())
 
@@ -215,18 +209,40 @@ class Distillation(lightning.LightningModule):
         terms = streamer_loss(output, clean, pad_weight=h.pad_weight, pad_token_id=pad, valid=batch.valid)
         return h.text_weight * terms["text"]
 
-    def log_sum(self, terms: dict[str, Tensor], batch: DuplexBatch) -> Tensor:
+    def losses(self, batch: DuplexBatch) -> dict[str, Tensor]:
+        """The phase's losses on a batch with latents."""
+        raise NotImplementedError
+
+    def language_loss(self, batch: DuplexBatch) -> Tensor:
+        """Stage 2's cross-entropy on a batch of language alone: what was learned there is not forgotten here."""
+        clean = self.teacher.perceive(batch)
+        offset = self.given(batch, clean).clock_offset
+        output = self.streamer(clean, prompt_ids=batch.prompt_ids, clock_offset=offset)
+        return self.text_loss(output.logits, clean, batch)
+
+    def training_step(self, batch: DuplexBatch, batch_index: int) -> Tensor:
+        if batch.audio_latents is None:
+            terms, kind = {"text": self.language_loss(batch)}, "language"
+        else:
+            terms, kind = self.losses(batch), "media"
         loss = torch.stack(list(terms.values())).sum()
-        self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=len(batch.state))
+        self.log_dict({f"train/{kind}_{name}": term for name, term in terms.items()}, batch_size=len(batch.state))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.state))
         return loss
 
     def validation_step(self, batch: DuplexBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """RMS between endpoints of student and teacher from the same noise on the data's history, and the words."""
+        name = self.hparams.validation_names[dataloader_idx]
+        terms = {"text": self.language_loss(batch)} if batch.audio_latents is None else self.gaps(batch, batch_index)
+        named = {f"val/{name}_{term}": value for term, value in terms.items()}
+        self.log_dict(named, batch_size=len(batch.state), add_dataloader_idx=False)
+
+    def gaps(self, batch: DuplexBatch, seed: int) -> dict[str, Tensor]:
+        """The terms of a validation step on a batch with latents, from the noise of `seed`."""
         clean = self.teacher.perceive(batch)
         reference = batch.reference(self.streamer.config)
         given = Given(clean, batch.prompt_ids, torch.zeros_like(batch.prompt_ids[:, 0]), reference)
-        noise = self.noise(clean, 1, torch.Generator().manual_seed(batch_index))
+        noise = self.noise(clean, 1, torch.Generator().manual_seed(seed))
         *_, expected = self.teacher.trajectory(noise, given)
         *_, reached = trajectory(self.student_velocity(given), noise, self.hparams.num_steps)
         terms = {
@@ -235,10 +251,7 @@ class Distillation(lightning.LightningModule):
             if weight
         }
         logits, _ = predict(self.streamer, noise, torch.ones(noise["audio"].shape[:3], device=self.device), given)
-        terms["text"] = self.text_loss(logits, clean, batch)
-        name = self.hparams.validation_names[dataloader_idx]
-        named = {f"val/{name}_{term}": value for term, value in terms.items()}
-        self.log_dict(named, batch_size=len(batch.state), add_dataloader_idx=False)
+        return terms | {"text": self.text_loss(logits, clean, batch)}
 
 
 class TrajectoryDistillation(Distillation):
@@ -266,9 +279,6 @@ class TrajectoryDistillation(Distillation):
             for name, weight in self.weights(batch).items()
         }
         return terms | {"text": self.text_loss(logits, clean, batch)}
-
-    def training_step(self, batch: DuplexBatch, batch_index: int) -> Tensor:
-        return self.log_sum(self.losses(batch), batch)
 
 
 class Rollout(NamedTuple):
@@ -388,9 +398,6 @@ class SelfForcing(Distillation):
             learned = valid_mean((fake[name] - made[name]).square(), batch.valid)
             terms |= {name: weight * matched, f"fake_{name}": weight * learned}
         return terms
-
-    def training_step(self, batch: DuplexBatch, batch_index: int) -> Tensor:
-        return self.log_sum(self.losses(batch), batch)
 
     def configure_optimizers(self) -> dict:
         h = self.hparams
