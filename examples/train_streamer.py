@@ -38,7 +38,7 @@ STAGES = {
         "learning_rate": 1.5e-3,
     },
     2: {
-        "mixture": Mixture({"hearing": 0.08, "seeing": 0.06, "words": 0.2, "speaking": 0.1, "duplex": 0.56}),
+        "mixture": Mixture({"hearing": 0.06, "seeing": 0.07, "words": 0.32, "speaking": 0.15, "duplex": 0.4}),
         "max_steps": 5000,
         "learning_rate": 1.0e-3,
     },

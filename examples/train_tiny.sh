@@ -50,11 +50,12 @@ learn "$screen" 3000 examples/train_video_vae.py --run "$runs/video_screen" --ag
     --start-from "$video" --decoder-only --latent-noise 0.2 --learning-rate 1e-3
 learn "$decoder" 1500 examples/train_decoders.py --what audio --vae "$audio" --run "$runs/audio_decoder"
 prepare "$runs/users" 0 10000
-# Many answers need many examples: names, sums, and the one thing that is told by a mouth.
-prepare "$runs/users" 10000 2000 --scenarios "smile smile plus plus recall myname myname"
+# Many answers need many examples: names, sums, colours and objects; and the one thing that is told by a mouth.
+prepare "$runs/users" 10000 3000 --scenarios "smile smile plus plus recall recall myname object color"
+prepare "$runs/users" 13000 2000 --scenarios "smile smile smile object color fingers did"
 prepare "$runs/val" 1000000 192 --audio-vae "$audio" --video-vae "$video"
 prepare "$runs/dyads" 200000 2400 --audio-vae "$audio" --video-vae "$video"
-for sense in "eyes video_encoder 2000" "ears audio_encoder 2500"; do
+for sense in "eyes video_encoder 4000" "ears audio_encoder 2500"; do
     # shellcheck disable=SC2086
     set -- $sense
     learn "$runs/$1/$2" "$3" examples/train_senses.py --sense "$1" --users "$runs/users" --val-dyads "$runs/val" \
