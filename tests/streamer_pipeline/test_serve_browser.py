@@ -143,11 +143,8 @@ def test_the_agent_stops_when_interrupted_and_its_pictures_play_at_25_per_second
 
     async def talk():
         errors = []
-        async with served(pipeline, devices(tmp_path, "interrupt interrupt interrupt interrupt")) as (
-            server,
-            url,
-            browser,
-        ):
+        flags = devices(tmp_path, "interrupt interrupt interrupt interrupt")
+        async with served(pipeline, flags) as (server, url, browser):
             page = await new_page(browser, errors)
             await connected(page, url)
             await page.evaluate(WATCH_PICTURES)
