@@ -16,7 +16,6 @@ from streamer_pipeline import (
     StreamerPipeline,
     StreamerSession,
     UserUnit,
-    step_sessions,
 )
 
 WARM_UP = 10  # units
@@ -86,7 +85,10 @@ def batched_sessions(setting: Setting) -> list[Row]:
     pipeline = setting.pipeline()
     one, *four = (setting.session(pipeline, seed) for seed in range(5))
     unit = next(setting.user_units(1))
-    sides = {"one": lambda: one.step(unit), "four": lambda: step_sessions(four, [unit] * 4)}
+    batch = pipeline.open_batch(4, height=one.options.height, width=one.options.width)
+    for session in four:
+        batch.join(session)
+    sides = {"one": lambda: one.step(unit), "four": lambda: batch.step(dict.fromkeys(four, unit))}
     times = alternate(sides, setting.count(60, 4), warm_up=setting.count(10, 1))
     details = {f"{name}_ms": median(values) for name, values in times.items()}
     return [

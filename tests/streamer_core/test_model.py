@@ -11,12 +11,15 @@ from streamer_core import (
     UnitStreams,
     advance,
     append_tail,
+    commit_response,
+    context_pass,
     grow,
     init_kv_state,
     pack_audio,
     pack_video,
     preset,
     read_tail,
+    response_velocity,
     streamer_loss,
     unpack_audio,
     unpack_video,
@@ -67,41 +70,27 @@ def random_streams(config: StreamerConfig, batch: int, num_units: int) -> UnitSt
 
 
 def serve(model, streams, noisy_audio, noisy_video, sigma, prompt_ids, capacity_units=80):
-    """Unit by unit as thinker and performer do it: context in pieces, a scratch pass, one noisy pass, a clean pass."""
-    layout = model.layout
+    """Unit by unit through the passes that serve, told what is said: context, scratch pass, noisy pass, commit."""
     batch, num_units = streams.state.shape
     kv_layout = KVLayout.for_policy(model.config, prompt_capacity=8, capacity_units=capacity_units)
     state = model.prefill(prompt_ids, init_kv_state(kv_layout, batch), kv_layout)
-
-    def step(embeddings, region):
-        return model.step(embeddings, state, model.geometry(state, kv_layout, region))
-
-    logits, audio_velocity, video_velocity = [], [], []
+    logits, velocities = [], []
     for k in range(num_units):
         user = model.embed_user(streams.user_text[:, k], streams.user_audio[:, k], streams.user_video[:, k])
-        hidden = [step(user, layout.user)[:, -1:]]
         language = torch.cat([streams.state[:, k, None], streams.agent_text[:, k]], dim=1)
-        for i in range(layout.num_language_slots):
-            region = slice(layout.language.start + i, layout.language.start + i + 1)
-            embedded = model.embed_language(language[:, i : i + 1], region)
-            hidden.append(step(embedded, region))
-        logits.append(model.lm_head(torch.cat(hidden[:-1], dim=1)))
-        scratch = model.embed_response(
-            torch.randn_like(streams.audio[:, k]), torch.randn_like(streams.video[:, k]), torch.ones(batch)
-        )
-        step(scratch, layout.response)  # leaves no trace
-        noisy = noisy_audio[:, 0, k], noisy_video[:, 0, k]
-        hidden = step(model.embed_response(*noisy, sigma[:, 0, k]), layout.response)
-        for out, velocity in zip(
-            (audio_velocity, video_velocity), model.velocities(hidden, *noisy, sigma[:, 0, k]), strict=True
-        ):
-            out.append(velocity)
-        clean = model.embed_response(streams.audio[:, k], streams.video[:, k], torch.zeros(batch))
-        step(clean, layout.response)
-        if k == 20 and kv_layout.max_units() is not None and capacity_units < num_units:
-            state, kv_layout = grow(state, kv_layout, num_units, num_units)
+        logits.append(model.lm_head(context_pass(model, user, language, state, kv_layout)))
+        geometry = model.geometry(state, kv_layout, model.layout.response)
+        clean = {"audio": streams.audio[:, k], "video": streams.video[:, k]}
+        scratch = {name: torch.randn_like(z) for name, z in clean.items()}
+        response_velocity(model, scratch, torch.ones(batch), state, geometry)  # leaves no trace
+        noisy = {"audio": noisy_audio[:, 0, k], "video": noisy_video[:, 0, k]}
+        velocities.append(response_velocity(model, noisy, sigma[:, 0, k], state, geometry))
+        commit_response(model, clean, state, geometry)
+        if k == 20 and capacity_units < num_units:
+            larger = kv_layout.roomy(num_units)
+            state, kv_layout = grow(state, kv_layout, larger), larger
         state = advance(state)
-    return torch.stack(logits, 1), torch.stack(audio_velocity, 1), torch.stack(video_velocity, 1)
+    return torch.stack(logits, 1), *(torch.stack([v[name] for v in velocities], 1) for name in ("audio", "video"))
 
 
 @pytest.mark.parametrize(("delay", "windows"), itertools.product((0, 1), WINDOWS))

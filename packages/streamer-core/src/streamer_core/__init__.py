@@ -4,6 +4,19 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedToken
 
 from .cache import KVLayout, advance, append_tail, grow, init_kv_state, read_tail, start_history
 from .config import StreamerConfig, preset
+from .generation import (
+    GeneratedUnit,
+    Latents,
+    Solver,
+    choose_language,
+    commit_response,
+    context_pass,
+    draft_language,
+    generate_unit,
+    response_velocity,
+    revise_language,
+    settle_language,
+)
 from .latents import pack_audio, pack_video, unpack_audio, unpack_video
 from .layout import UnitLayout
 from .masks import training_mask
@@ -18,9 +31,12 @@ AutoModel.register(StreamerConfig, StreamerModel, exist_ok=True)
 __version__ = "0.1.0"
 __all__ = [
     "FlowMatchScheduler",
+    "GeneratedUnit",
     "Geometry",
     "KVLayout",
+    "Latents",
     "Reference",
+    "Solver",
     "StreamerConfig",
     "StreamerModel",
     "StreamerOutput",
@@ -31,13 +47,21 @@ __all__ = [
     "UnitStreams",
     "advance",
     "append_tail",
+    "choose_language",
+    "commit_response",
+    "context_pass",
+    "draft_language",
+    "generate_unit",
     "grow",
     "init_kv_state",
     "pack_audio",
     "pack_video",
     "preset",
     "read_tail",
+    "response_velocity",
+    "revise_language",
     "sample_logit_normal",
+    "settle_language",
     "start_history",
     "streamer_loss",
     "training_mask",

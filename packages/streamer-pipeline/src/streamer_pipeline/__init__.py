@@ -1,5 +1,6 @@
 """Full-duplex audio-visual conversation in units of 160 ms: thinker, performer, sessions and the pipeline."""
 
+from .batch import SessionBatch
 from .channel import Channel, ChannelClosed, DistributedChannel, Parcel, ProcessChannel, ThreadChannel
 from .dyads import StoredDyad, read_dyads, read_world
 from .ledger import LatencyLedger, Span, StopWatch, UnitTiming
@@ -7,7 +8,7 @@ from .media import RecordingError, RecordingReader, RecordingWriter, side_by_sid
 from .performer import Performer
 from .pipeline import StreamerPipeline, StreamerPipelineOutput, bundled_checkpoint, split_units
 from .realtime import MonotonicClock, RealTimeSession, RealTimeStatistics
-from .session import SessionOptions, StreamerSession, step_sessions
+from .session import SessionOptions, StreamerSession
 from .split import SplitSession, message_nbytes, perform, split_over_processes, split_over_threads
 from .subtitles import captions, write_srt
 from .thinker import Thinker
@@ -45,6 +46,7 @@ __all__ = [
     "RecordingError",
     "RecordingReader",
     "RecordingWriter",
+    "SessionBatch",
     "SessionOptions",
     "Span",
     "SplitSession",
@@ -69,6 +71,5 @@ __all__ = [
     "split_over_processes",
     "split_over_threads",
     "split_units",
-    "step_sessions",
     "write_srt",
 ]

@@ -15,7 +15,16 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from rich.markup import escape
 from rich.table import Table
-from streamer_core import KVLayout, StreamerModel, UnitStreams, advance, init_kv_state
+from streamer_core import (
+    KVLayout,
+    StreamerModel,
+    UnitStreams,
+    advance,
+    commit_response,
+    context_pass,
+    init_kv_state,
+    response_velocity,
+)
 from torch import Tensor, nn
 
 from .pipeline import BUNDLED, StreamerPipeline, bundled_checkpoint
@@ -31,8 +40,8 @@ class CoreStream(StreamingModule):
     """A `StreamerModel` as a stream of units: (B, K, features) -> (B, K, logits and velocities of the unit).
 
     A unit's features are everything that a unit is made of: token ids (spread over the vocabulary), perceived tokens,
-    clean latents, noisy latents and their noise level. `forward` serves them unit by unit as thinker and performer do
-    (user tokens, slot by slot, a denoising pass, the commit); `offline` is the training forward under its mask.
+    clean latents, noisy latents and their noise level. `forward` serves them unit by unit by the passes of
+    `streamer_core.generation` (context, denoising, commit); `offline` is the training forward under its mask.
     """
 
     time_axis = out_time_axis = 1
@@ -85,23 +94,15 @@ class CoreStream(StreamingModule):
         return torch.stack(outputs, dim=1), state
 
     def _serve(self, unit: dict[str, Tensor], state: State) -> Tensor:
-        model, layout = self.streamer, self.streamer.layout
-
-        def step(embeddings: Tensor, region: slice) -> Tensor:
-            return model.step(embeddings, state, model.geometry(state, self.kv_layout, region))
-
+        """The passes that serve, their language told; one noisy pass is read, and nothing is solved."""
+        model, kv_layout = self.streamer, self.kv_layout
         user = model.embed_user(unit["user_text"], unit["user_audio"], unit["user_video"])
-        hidden = [step(user, layout.user)[:, -1:]]
-        for slot in range(layout.num_language_slots):
-            region = slice(layout.language.start + slot, layout.language.start + slot + 1)
-            embedded = model.embed_language(unit["language"][:, slot : slot + 1], region)
-            hidden.append(step(embedded, region))
-        logits = model.lm_head(torch.cat(hidden[:-1], dim=1))
-        noisy, sigma = (unit["noisy_audio"], unit["noisy_video"]), unit["sigma"]
-        denoised = step(model.embed_response(*noisy, sigma), layout.response)
-        clean = model.embed_response(unit["audio"], unit["video"], torch.zeros_like(sigma))
-        step(clean, layout.response)
-        return torch.cat([part.flatten(1) for part in (logits, *model.velocities(denoised, *noisy, sigma))], dim=1)
+        hidden = context_pass(model, user, unit["language"], state, kv_layout)
+        geometry = model.geometry(state, kv_layout, model.layout.response)
+        noisy = {"audio": unit["noisy_audio"], "video": unit["noisy_video"]}
+        velocities = response_velocity(model, noisy, unit["sigma"], state, geometry)
+        commit_response(model, {"audio": unit["audio"], "video": unit["video"]}, state, geometry)
+        return torch.cat([part.flatten(1) for part in (model.lm_head(hidden), *velocities.values())], dim=1)
 
     def offline(self, x: Tensor) -> Tensor:
         """The training forward: all units at once under the training mask."""

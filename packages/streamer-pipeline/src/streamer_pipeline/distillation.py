@@ -24,19 +24,18 @@ from causal_vae.training import adamw_with_cosine
 from streamer_core import (
     FlowMatchScheduler,
     KVLayout,
+    Latents,
     Reference,
     StreamerModel,
     StreamerOutput,
     UnitStreams,
-    advance,
+    generate_unit,
     init_kv_state,
-    read_tail,
     sample_logit_normal,
     streamer_loss,
 )
 from torch import Tensor
 
-from .performer import Latents, Performer
 from .training import DuplexBatch, DuplexTraining
 
 Velocity = Callable[[Latents, Tensor], Latents]
@@ -307,33 +306,29 @@ class RecordingSolver:
 
 @torch.no_grad()
 def roll_out(streamer: StreamerModel, given: Given, noise: Latents, num_steps: int) -> Rollout:
-    """Answer unit by unit on the own history, by the performer and in float32, as it is served.
+    """Answer unit by unit on the own history and in float32, by the passes that serve.
 
     Args:
         given: of its history, the user's streams and the agent's words are taken, the latents are not.
         noise: of one copy (B, 1, K, tokens, dim).
     """
-    layout, told = streamer.layout, given.history
+    told = given.history
     batch, num_units = told.state.shape
     prompt = given.prompt_ids, given.reference
     kv_layout = KVLayout.for_policy(streamer.config, streamer.embed_prompt(*prompt).shape[1], num_units)
     solver = RecordingSolver()
-    performer = Performer(streamer, solver)
     with torch.autocast(told.state.device.type, enabled=False):
         state = init_kv_state(kv_layout, batch, told.state.device)
         state = streamer.prefill(given.prompt_ids, state, kv_layout, given.reference)
         # The sink is full, so a longer prompt only moves the clock.
         state = {**state, "prompt_length": state["prompt_length"] + given.clock_offset}
         user = streamer.embed_user(told.user_text, told.user_audio, told.user_video)
-        words = streamer.embed_language(torch.cat([told.state[..., None], told.agent_text], -1), layout.language)
-        context = torch.cat([user, words], dim=2)
+        words = torch.cat([told.state[..., None], told.agent_text], -1)
         for unit in range(num_units):
-            streamer.step(context[:, unit], state, streamer.geometry(state, kv_layout, layout.context))
-            tail = read_tail(state, kv_layout.slots(state["unit"], layout.context))
             start = {name: z[:, 0, unit] for name, z in noise.items()}
-            geometry = performer.receive(tail, state, kv_layout)
-            performer.commit(performer.solve(start, state, geometry, num_steps), state, geometry)
-            state = advance(state)
+            _, state = generate_unit(
+                streamer, solver, user[:, unit], start, state, kv_layout, num_steps, told=words[:, unit]
+            )
     return solver.rollout()
 
 

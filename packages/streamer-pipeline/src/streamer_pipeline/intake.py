@@ -68,6 +68,11 @@ class LiveIntake:
     def push_text(self, text: str) -> None:
         self._buffer.push_text(text)
 
+    @property
+    def waiting_text(self) -> str:
+        """What was typed and is in no unit that was taken."""
+        return " ".join([*(unit.text for unit in self._waiting if unit.text), self._buffer.waiting_text])
+
     def take(self) -> UserUnit | None:
         """The oldest waiting unit, or None."""
         return self._waiting.popleft() if self._waiting else None

@@ -7,8 +7,12 @@ classes, is replaced.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import Any
 
 import causal_codec  # noqa: F401  (loading refuses classes of packages that are not imported yet)
 import causal_vae  # noqa: F401
+import numpy as np
 import streamer_core  # noqa: F401
 import torch
 from causal_vae import Certificate, State, StreamingModule, state_nbytes
@@ -24,30 +29,48 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from huggingface_hub import ModelCard, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RevisionNotFoundError
+from PIL import Image
 from streamer_core import KVLayout, StreamerTokenizer, init_kv_state
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .batch import SessionBatch
 from .cards import pipeline_card
-from .cycle import make_room
 from .media import RecordingReader
 from .performer import Performer
 from .session import SessionOptions, StreamerSession
 from .thinker import Renderer, Thinker
-from .units import HEIGHT, WIDTH, AgentUnit, UnitBuffer, UserUnit
+from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, UnitBuffer, UserUnit, check_text
 from .world import PreparedWorld, World, encode_reference
 
 BUNDLED = "wan-streamer-tiny"
 
 
+OUTPUT_TYPES = ("pt", "np", "pil")
+
+
 @dataclass
 class StreamerPipelineOutput(BaseOutput):
-    """A whole conversation: audio (1, T) at 24 kHz, video (3, T', H, W) in [-1, 1], the text, and its units."""
+    """A whole conversation: audio (1, T) at 24 kHz, video (3, T', H, W) in [-1, 1], the text, and its units.
 
-    audio: Tensor
-    video: Tensor
+    Audio and video are as `output_type` of the call says; the units are always tensors.
+    """
+
+    audio: Tensor | np.ndarray
+    video: Tensor | np.ndarray | list[Image.Image]
     text: str
     units: list[AgentUnit]
+
+    @classmethod
+    def of(cls, units: list[AgentUnit], output_type: str = "pt") -> StreamerPipelineOutput:
+        """Units in their order as one conversation."""
+        audio: Tensor | np.ndarray = torch.cat([unit.audio for unit in units], dim=1)
+        video: Tensor | np.ndarray | list[Image.Image] = torch.cat([unit.video for unit in units], dim=1)
+        if output_type != "pt":
+            audio, video = audio[0].numpy(), (0.5 + 0.5 * video.permute(1, 2, 3, 0)).numpy()
+        if output_type == "pil":
+            video = [Image.fromarray(frame) for frame in (255 * video).round().astype(np.uint8)]
+        return cls(audio, video, "".join(unit.text for unit in units).strip(), units)
 
 
 class StreamerPipeline(DiffusionPipeline):
@@ -93,10 +116,10 @@ class StreamerPipeline(DiffusionPipeline):
             video_decoder=video_decoder,
         )
         self.register_to_config(prompt=prompt, num_inference_steps=num_inference_steps)
-        self._compiled: tuple[Thinker, Performer] | None = None
+        self._made_of: tuple[Any, ...] | None = None  # the parts that `_sides` were made of
+        self._compiling: dict[str, Any] | None = None
+        self.interrupt = False
         for name, module in self.components.items():
-            if isinstance(module, torch.nn.Module):
-                module.eval()
             if module is None and name not in self._optional_components:
                 raise ValueError(f"StreamerPipeline needs a {name}; pass {name}=... or load a folder that has one")
         self._check_fit()
@@ -124,40 +147,55 @@ class StreamerPipeline(DiffusionPipeline):
 
     @property
     def thinker(self) -> Thinker:
-        if self._compiled is not None:
-            return self._compiled[0]
-        return Thinker(
-            self.streamer, self.audio_encoder, self.video_encoder, self._renderer("audio"), self._renderer("video")
-        )
+        """The half that perceives, speaks and renders; the same object until a part is replaced."""
+        return self._halves()[0]
 
     @property
     def performer(self) -> Performer:
-        if self._compiled is not None:
-            return self._compiled[1]
-        return Performer(self.streamer, self.scheduler)
+        """The half that solves; the same object until a part is replaced."""
+        return self._halves()[1]
+
+    def _halves(self) -> tuple[Thinker, Performer]:
+        parts = tuple(self.components.values())
+        if self._made_of is None or any(ours is not theirs for ours, theirs in zip(self._made_of, parts, strict=True)):
+            thinker = Thinker(
+                self.streamer, self.audio_encoder, self.video_encoder, self._renderer("audio"), self._renderer("video")
+            )
+            self._made_of, self._sides = parts, (thinker, Performer(self.streamer, self.scheduler))
+            if self._compiling is not None:
+                for side in self._sides:
+                    side.compile(**self._compiling)
+        return self._sides
 
     def compile_stages(self, **options: Any) -> None:
         """Compile every stage of the cycle as one graph, for all sessions from now on; the first unit then takes long.
 
         It pays on GPUs, where mode="reduce-overhead" also captures CUDA graphs (not verified). On CPU our small passes
-        gain nothing. Parts that are replaced later are not noticed: call it again.
+        gain nothing. Each size of a batch, and of a full history, has graphs of its own.
 
         Args:
             options: of `torch.compile`, for example mode or backend.
         """
-        self._compiled = None
-        thinker, performer = self.thinker, self.performer
-        for side in (thinker, performer):
-            side.compile(**options)
-        self._compiled = thinker, performer
+        self._compiling, self._made_of = options, None
 
     def _renderer(self, name: str) -> Renderer:
         decoder: StreamingModule | None = getattr(self, f"{name}_decoder")
         return decoder if decoder is not None else getattr(self, f"{name}_vae").decode
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """While this lasts, parts compute as in evaluation; afterwards they are in the mode that they were in."""
+        training = [part for part in self.components.values() if isinstance(part, torch.nn.Module) and part.training]
+        for part in training:
+            part.eval()
+        try:
+            yield
+        finally:
+            for part in training:
+                part.train()
+
     # ---- conversations ----
 
-    @torch.inference_mode()
     def open_session(
         self,
         prompt: str | World | PreparedWorld | None = None,
@@ -172,40 +210,93 @@ class StreamerPipeline(DiffusionPipeline):
 
         Args:
             prompt: system text, or a world with the agent's face and voice; None takes the checkpoint's own text.
-            temperature: of language sampling; 0 always takes the most likely token.
-            height, width: of the user's picture.
-            capacity_units: first size of a full history, which doubles as it fills; windows need no room to grow.
+            num_inference_steps, others: see `SessionOptions`; None takes the checkpoint's own number.
+
+        Raises:
+            TypeError, ValueError: an option has another type or lies outside its range.
         """
-        num_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if num_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1; got {num_steps}")
+        text = self._prompt_text(prompt)
+        options = self._options(text, seed, num_inference_steps, temperature, height, width, capacity_units)
         world = prompt if isinstance(prompt, PreparedWorld) else self.prepare_world(prompt)
-        kv_layout = self.kv_layout(max(64, world.num_tokens), capacity_units)
-        state: State = {
-            "thinker": self.thinker.start(world.tail, kv_layout, (height, width)),
-            "performer": self.performer.start(world.tail, kv_layout),
-        }
-        options = SessionOptions(world.text, seed, num_steps, temperature, height, width)
+        kv_layout = self.kv_layout(max(64, world.num_tokens), options.capacity_units)
+        with torch.inference_mode(), self.evaluating():
+            state: State = {
+                "thinker": self.thinker.start(world.tail, kv_layout, (options.height, options.width)),
+                "performer": self.performer.start(world.tail, kv_layout),
+            }
         return StreamerSession(self, options, kv_layout, state)
+
+    def open_batch(
+        self,
+        size: int,
+        num_inference_steps: int | None = None,
+        height: int = HEIGHT,
+        width: int = WIDTH,
+        capacity_units: int = 64,
+        prompt_capacity: int = 64,
+    ) -> SessionBatch:
+        """`size` places for sessions that are stepped together, allocated once.
+
+        Args:
+            num_inference_steps, height, width: which all its sessions share.
+            capacity_units: first size of a full history. prompt_capacity: tokens of the longest prompt. Both grow, for
+                all places, when a session joins that has more.
+
+        Raises:
+            TypeError, ValueError: an option has another type or lies outside its range.
+        """
+        options = self._options("", 0, num_inference_steps, 0.0, height, width, capacity_units)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"size is a whole number, at least 1; got {size!r}")
+        kv_layout = self.kv_layout(prompt_capacity, options.capacity_units)
+        return SessionBatch(self, options, kv_layout, self.new_state(options, kv_layout, batch_size=size))
+
+    def _options(self, prompt: str, seed, num_steps, temperature, height, width, capacity_units) -> SessionOptions:
+        num_steps = self.config.num_inference_steps if num_steps is None else num_steps
+        return SessionOptions(prompt, seed, num_steps, temperature, height, width, capacity_units)
+
+    def _prompt_text(self, prompt: str | World | PreparedWorld | None) -> str:
+        if prompt is None:
+            return self.config.prompt
+        return prompt.text if isinstance(prompt, World | PreparedWorld) else prompt
 
     @torch.inference_mode()
     def prepare_world(self, world: str | World | None = None) -> PreparedWorld:
         """Prefill a prompt once, for any number of sessions to come; None is the checkpoint's own text.
 
         Raises:
-            ValueError: the world's picture has not the size that the agent is drawn in.
+            TypeError, ValueError: the text is no valid string, or the world's picture has not the size that the agent
+                is drawn in.
         """
-        if not isinstance(world, World):
-            world = World(self.config.prompt if world is None else world)
-        ids = torch.tensor([self.tokenizer.encode_words(world.text)], dtype=torch.int64, device=self.device)
-        reference = None if world.picture is None else encode_reference(self, world.picture, world.voice)
-        return PreparedWorld(world.text, self.thinker.prefill(ids, reference))
+        text = self._prompt_text(world)
+        check_text("prompt", text)
+        ids = torch.tensor([self.tokenizer.encode_words(text)], dtype=torch.int64, device=self.device)
+        reference = None
+        with self.evaluating():
+            if isinstance(world, World) and world.picture is not None:
+                reference = encode_reference(self, world.picture, world.voice)
+            return PreparedWorld(text, self.thinker.prefill(ids, reference))
 
     def kv_layout(self, prompt_capacity: int = 64, capacity_units: int = 64) -> KVLayout:
         """Geometry of a session's history under the checkpoint's windows; `.nbytes()` says what it will take."""
         return KVLayout.for_policy(self.streamer.config, prompt_capacity, capacity_units)
 
     @torch.inference_mode()
+    def new_state(
+        self, options: SessionOptions, kv_layout: KVLayout, history_device: str | None = None, batch_size: int = 1
+    ) -> State:
+        """State of `batch_size` conversations without a prompt: {"thinker": ..., "performer": ...}.
+
+        Args:
+            history_device: of keys and values; "meta" where only shapes are asked for. None is the pipeline's.
+        """
+        streamer = self.streamer
+        device = streamer.device if history_device is None else history_device
+        kv, performer = (init_kv_state(kv_layout, batch_size, device, streamer.dtype) for _ in range(2))
+        with self.evaluating():
+            thinker = self.thinker.init_state(batch_size, (options.height, options.width))
+        return {"thinker": {"kv": kv, **thinker}, "performer": performer}
+
     def session_nbytes(
         self,
         prompt: str | World | PreparedWorld | None = None,
@@ -219,46 +310,68 @@ class StreamerPipeline(DiffusionPipeline):
         Both sides' keys and values and the states of encoders and decoders: what `StreamerSession.nbytes()` measures.
         Under windows it is the same for every `num_units`.
         """
+        options = self._options(self._prompt_text(prompt), 0, None, 0.0, height, width, capacity_units)
         world = prompt if isinstance(prompt, PreparedWorld) else self.prepare_world(prompt)
-        kv_layout = self.kv_layout(max(64, world.num_tokens), capacity_units)
-        kv = init_kv_state(kv_layout, 1, "meta", self.streamer.dtype)
-        while (limit := kv_layout.max_units()) is not None and num_units > limit:
-            kv, kv_layout = make_room(kv, kv_layout, num_units - 1)
-        return 2 * state_nbytes(kv) + state_nbytes(self.thinker.init_state(1, (height, width)))
+        kv_layout = self.kv_layout(max(64, world.num_tokens), options.capacity_units).roomy(num_units)
+        return state_nbytes(self.new_state(options, kv_layout, "meta"))
 
     def __call__(
         self,
         recording: str | os.PathLike | None = None,
         audio: Tensor | None = None,
         video: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         **session_options: Any,
-    ) -> StreamerPipelineOutput:
+    ) -> StreamerPipelineOutput | tuple[Any, ...]:
         """Talk to a whole recording, unit by unit, as if it were live.
 
         Args:
             recording: a file that PyAV opens; or give
-            audio, video: (1, T) at 24 kHz and (3, T', H, W) at 25 fps, in [-1, 1]; the last unit is padded.
+            audio, video: (1, T) at 24 kHz and (3, T', H, W) at 25 fps, in [-1, 1], torch or numpy; the last unit is
+                padded.
+            generator: draws the seed, where none is given.
+            output_type: "pt", tensors in [-1, 1]; "np", audio (T,) in [-1, 1] and video (T', H, W, 3) in [0, 1]; "pil",
+                the same audio and a list of images.
+            return_dict: False gives the output's fields as a tuple.
+            callback_on_step_end: called after every unit as `(pipeline, index, milliseconds of the clock, {"unit":
+                AgentUnit})`; it may return a record with another "unit". Setting `pipeline.interrupt = True` in it ends
+                the conversation there.
             session_options: as for `open_session`.
 
         Raises:
-            ValueError: no input, both kinds, or media that cannot be read.
+            TypeError, ValueError: no input, both kinds, media that cannot be read, or an option that does not fit.
         """
         if (recording is None) == (audio is None or video is None):
             raise ValueError("give either a recording or both audio and video")
-        if recording is not None:
-            height, width = session_options.get("height", HEIGHT), session_options.get("width", WIDTH)
-            source = RecordingReader(recording, height, width)
-        else:
-            session_options |= {"height": video.shape[2], "width": video.shape[3]}
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}; got {output_type!r}")
+        options = _checked_names(session_options, inspect.signature(self.open_session).parameters)
+        if generator is not None:
+            if "seed" in options:
+                raise ValueError("give either a seed or a generator that draws one")
+            options["seed"] = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        if recording is None:
+            audio, video = as_tensor("audio", audio), as_tensor("video", video)
             source = split_units(audio, video)
-        session = self.open_session(**session_options)
-        units = [session.step(unit) for unit in self.progress_bar(source)]
-        return StreamerPipelineOutput(
-            torch.cat([unit.audio for unit in units], dim=1),
-            torch.cat([unit.video for unit in units], dim=1),
-            "".join(unit.text for unit in units).strip(),
-            units,
-        )
+            options |= {"height": video.shape[2], "width": video.shape[3]}
+        session = self.open_session(**options)
+        if recording is not None:
+            source = RecordingReader(recording, session.options.height, session.options.width)
+        self.interrupt, units = False, []
+        for unit in self.progress_bar(source):
+            agent = session.step(unit)
+            if callback_on_step_end is not None:
+                told = callback_on_step_end(self, agent.index, UNIT_MS * (agent.index + 1), {"unit": agent})
+                agent = (told or {}).get("unit", agent)
+            units.append(agent)
+            if self.interrupt:
+                break
+        output = StreamerPipelineOutput.of(units, output_type)
+        return output if return_dict else output.to_tuple()
 
     # ---- loading and saving ----
 
@@ -395,7 +508,15 @@ def bundled_checkpoint() -> Path:
 
 
 def split_units(audio: Tensor, video: Tensor) -> list[UserUnit]:
-    """Whole recordings (1, T), (3, T', H, W) -> units, the last one padded."""
+    """Whole recordings (1, T), (3, T', H, W) -> units, the last one padded.
+
+    Raises:
+        ValueError: a shape or a range is wrong, or there is neither sound nor picture.
+    """
+    if video.ndim != 4 or not video.shape[2] * video.shape[3]:
+        raise ValueError(f"video has shape (3, frames, height, width), got {tuple(video.shape)}")
+    if not (audio.numel() or video.numel()):
+        raise ValueError("audio and video are empty: there is nobody to talk to")
     buffer = UnitBuffer(video.shape[2], video.shape[3], max_units=10**9)
     buffer.push_audio(audio)
     buffer.push_video(video)
@@ -403,3 +524,19 @@ def split_units(audio: Tensor, video: Tensor) -> list[UserUnit]:
     while (unit := buffer.flush()) is not None:
         units.append(unit)
     return units
+
+
+def as_tensor(name: str, media: Tensor | np.ndarray) -> Tensor:
+    """Media of either library as a tensor that shares its memory."""
+    if isinstance(media, np.ndarray):
+        return torch.from_numpy(media)
+    if not isinstance(media, Tensor):
+        raise TypeError(f"{name} is a torch tensor or a numpy array, got {type(media).__name__}")
+    return media
+
+
+def _checked_names(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    for name in given.keys() - known.keys():
+        near = difflib.get_close_matches(name, known, 1)
+        raise TypeError(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return dict(given)

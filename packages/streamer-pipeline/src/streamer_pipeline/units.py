@@ -47,9 +47,11 @@ class UserUnit:
 class AgentUnit:
     """160 ms of the agent: what a session returns for one `UserUnit`.
 
-    audio: (1, 3840); video: (3, 4, H, W); as in `UserUnit`, but not clamped: they are what the decoders rendered.
+    audio: (1, 3840); video: (3, 4, H, W); as in `UserUnit`.
     text: the words of this unit, "" while silent. state: what the state slot says, "listen" or "speak".
     index: number of the unit since the session began. latency: stage -> milliseconds.
+    language: ids of the state slot and the text slots. latents: what was rendered, packed and clean, "audio" and
+    "video" (tokens, dim).
     """
 
     audio: Tensor
@@ -58,6 +60,8 @@ class AgentUnit:
     state: str
     index: int = 0
     latency: dict[str, float] = field(default_factory=dict)
+    language: tuple[int, ...] = ()
+    latents: dict[str, Tensor] = field(default_factory=dict)
 
 
 class UnitBuffer:
@@ -109,6 +113,11 @@ class UnitBuffer:
         """Texts that fall into one unit are joined by a space."""
         if text:
             self._texts.append((self._num_popped + self.num_buffered_units, text))
+
+    @property
+    def waiting_text(self) -> str:
+        """What was pushed and is in no unit yet."""
+        return " ".join(text for _, text in self._texts)
 
     def pop(self) -> UserUnit | None:
         """The next unit, or None while fewer than 3,840 samples or fewer than 4 frames are there."""
@@ -186,3 +195,13 @@ def _check_media(name: str, x: Tensor, shape: tuple[int | None, ...]) -> None:
         low, high = x.aminmax()
         if not (low >= -1 and high <= 1):  # also true of NaN, which compares false
             raise ValueError(f"{name} is finite and in [-1, 1], got values from {low.item():.4g} to {high.item():.4g}")
+
+
+def check_text(name: str, text: object) -> None:
+    """Raise unless `text` is a string that can be written down: valid Unicode."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is a str, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is not valid Unicode: {error}") from error

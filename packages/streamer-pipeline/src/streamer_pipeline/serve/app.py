@@ -77,7 +77,8 @@ class LiveServer:
         self.peers: dict[int, Peer] = {}
         self._numbers = itertools.count()
         self._num_reserved = 0  # admitted, from before its session exists until nothing of it is left
-        self._stepper = BatchStepper()
+        shared = {"num_inference_steps": options.num_inference_steps, "height": options.height, "width": options.width}
+        self._stepper = BatchStepper(pipeline.open_batch(self.capacity.num_sessions, **shared))
         self._executor = ThreadPoolExecutor(self.capacity.num_sessions + 1, "live")
 
     @property
@@ -127,7 +128,8 @@ class LiveServer:
         if consent and options.record is not None:
             delay = self.pipeline.streamer.config.response_delay
             recorder = await asyncio.to_thread(SessionRecorder, options.record, number, delay)
-        batched = BatchedSession(session, self._stepper, recorder.write if recorder else None)
+        on_step = recorder.write if recorder else None
+        batched = await asyncio.to_thread(BatchedSession, session, self._stepper, on_step)
         return Peer(number, batched, options, self.metrics, self._executor, recorder)
 
     def _open_session(self, seed: int) -> StreamerSession:
