@@ -1,5 +1,5 @@
-"""Training forward == serving, through the objects that users call: what a session said, sounded and looked like is what
-the training forward gives for the very same history."""
+"""Training forward == serving, through the objects that users call: what a session said and showed is what the training
+forward gives for the same history."""
 
 import itertools
 
@@ -35,7 +35,7 @@ def text_slots(pipeline, units):
 
 
 def as_streams(pipeline, users, agents) -> UnitStreams:
-    """The conversation as training sees it: media encoded in one go, the agent's ids and latents as the units have them."""
+    """The conversation as training sees it: media encoded in one go, ids and latents as the agent's units have them."""
     audio = torch.cat([unit.audio for unit in users], dim=1)[None]
     video = torch.cat([unit.video for unit in users], dim=1)[None]
     language = torch.tensor([[unit.language for unit in agents]])

@@ -46,6 +46,7 @@ from .world import PreparedWorld, World, encode_reference
 BUNDLED = "wan-streamer-tiny"
 
 
+_GRAPHS_PER_STAGE = 64  # sizes of batches and of full histories, which double
 OUTPUT_TYPES = ("pt", "np", "pil")
 
 
@@ -176,6 +177,8 @@ class StreamerPipeline(DiffusionPipeline):
         Args:
             options: of `torch.compile`, for example mode or backend.
         """
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, _GRAPHS_PER_STAGE)
         self._compiling, self._made_of = options, None
 
     def _renderer(self, name: str) -> Renderer:
