@@ -117,6 +117,7 @@ class StreamerPipeline(DiffusionPipeline):
             video_decoder=video_decoder,
         )
         self.register_to_config(prompt=prompt, num_inference_steps=num_inference_steps)
+        self._part_names = tuple(self.components)
         self._made_of: tuple[Any, ...] | None = None  # the parts that `_sides` were made of
         self._compiling: dict[str, Any] | None = None
         self.interrupt = False
@@ -156,8 +157,12 @@ class StreamerPipeline(DiffusionPipeline):
         """The half that solves; the same object until a part is replaced."""
         return self._halves()[1]
 
+    def _parts(self) -> tuple[Any, ...]:
+        """The components as they are now; `components` itself takes longer than a step may spend on it."""
+        return tuple(getattr(self, name) for name in self._part_names)
+
     def _halves(self) -> tuple[Thinker, Performer]:
-        parts = tuple(self.components.values())
+        parts = self._parts()
         if self._made_of is None or any(ours is not theirs for ours, theirs in zip(self._made_of, parts, strict=True)):
             thinker = Thinker(
                 self.streamer, self.audio_encoder, self.video_encoder, self._renderer("audio"), self._renderer("video")
@@ -188,7 +193,7 @@ class StreamerPipeline(DiffusionPipeline):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """While this lasts, parts compute as in evaluation; afterwards they are in the mode that they were in."""
-        training = [part for part in self.components.values() if isinstance(part, torch.nn.Module) and part.training]
+        training = [part for part in self._parts() if isinstance(part, torch.nn.Module) and part.training]
         for part in training:
             part.eval()
         try:

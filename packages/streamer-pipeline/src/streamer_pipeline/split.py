@@ -219,7 +219,9 @@ class SplitSession:
             torch.set_num_threads(self._num_threads)
         text_ids, waiting = session.take_text(unit.text)
         noise, size = session.language_noise(), (session.options.height, session.options.width)
-        self._side.submit(form_input(session.pipeline, [unit], [text_ids], [noise], *size), UnitTiming(self.num_units))
+        user = form_input(session.pipeline, [unit], [text_ids], [noise], *size)
+        with session.pipeline.evaluating():
+            self._side.submit(user, UnitTiming(self.num_units))
         session.pending_text = waiting
         session.num_units += 1
 
@@ -230,7 +232,8 @@ class SplitSession:
         Raises:
             ChannelClosed: the performer has ended; the message says why.
         """
-        answer = self._side.collect()
+        with self._session.pipeline.evaluating():
+            answer = self._side.collect()
         unit = form_units(self._session.pipeline, answer, {0: answer.timing.index})[0]
         self._watch.lap(answer.timing, "emit")
         self._session.ledger.add(answer.timing)
