@@ -46,9 +46,7 @@ def folder(dyads, tokenizer, tmp_path_factory):
 def batches(folder, tokenizer, **weights):
     data = Dyads([folder], with_latents=True)
     conversations = Conversations(data, data, tokenizer, Mixture(weights), NUM_UNITS, 2, DELAY, 1)
-    torch.manual_seed(0)
-    stream = iter(conversations)
-    return [next(stream) for _ in range(4)]
+    return [conversations[step, 0] for step in range(4)]
 
 
 def test_words_of_the_user_are_due_after_they_ended_and_soon(dyads):

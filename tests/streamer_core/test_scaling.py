@@ -65,8 +65,8 @@ def forward(model, batch):
 
 
 def loss(model, batch):
-    terms = streamer_loss(forward(model, batch), batch["streams"], *batch["noise"], batch["sigma"])
-    return torch.stack(list(terms.values())).sum()
+    terms = streamer_loss(forward(model, batch), batch["streams"], *batch["noise"], batch["sigma"], config=model.config)
+    return torch.stack([term.mean() for term in terms.values()]).sum()
 
 
 def test_an_adapter_starts_as_the_model_it_adapts():

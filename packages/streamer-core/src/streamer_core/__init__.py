@@ -20,7 +20,7 @@ from .generation import (
 from .latents import pack_audio, pack_video, unpack_audio, unpack_video
 from .layout import UnitLayout
 from .masks import training_mask
-from .model import Reference, StreamerModel, StreamerOutput, UnitStreams, streamer_loss
+from .model import Reference, StreamerModel, StreamerOutput, UnitStreams, WeightedMean, streamer_loss
 from .scheduler import FlowMatchScheduler, SchedulerMixin, UniPCFlowScheduler, sample_logit_normal  # noqa: F401
 from .tokenizer import StreamerTokenizer
 from .transformer import Geometry, StreamerTransformer
@@ -45,6 +45,7 @@ __all__ = [
     "UniPCFlowScheduler",
     "UnitLayout",
     "UnitStreams",
+    "WeightedMean",
     "advance",
     "append_tail",
     "choose_language",

@@ -330,6 +330,30 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         return {**state, "prompt_length": torch.full_like(state["prompt_length"], length)}
 
 
+@dataclass(frozen=True)
+class WeightedMean:
+    """A mean that is not divided yet, so that it can be taken over several batches or processes.
+
+    total: () the sum of values times weights; weight: () the sum of weights.
+    """
+
+    total: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, weights: Tensor) -> WeightedMean:
+        """Of `values`, with weights (or booleans: what counts) that expand to their shape."""
+        weights = weights.float().expand_as(values)
+        return cls((values * weights).sum(), weights.sum())
+
+    def scaled(self, factor: float) -> WeightedMean:
+        return WeightedMean(factor * self.total, self.weight)
+
+    def mean(self) -> Tensor:
+        """Zero where nothing counts."""
+        return self.total / self.weight.clamp(min=1e-6)
+
+
 def streamer_loss(
     output: StreamerOutput,
     streams: UnitStreams,
@@ -337,18 +361,22 @@ def streamer_loss(
     noise_video: Tensor | None = None,
     sigma: Tensor | None = None,
     *,
+    config: StreamerConfig,
     audio_weight: float = 1.0,
     video_weight: float = 1.0,
     pad_weight: float = 0.5,
-    pad_token_id: int = 0,
     sample_weighting: bool = True,
     valid: Tensor | None = None,
     video_sigma: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """The report's losses: text cross-entropy and joint flow matching (eq. 3), as named terms; sum them.
+) -> dict[str, WeightedMean]:
+    """The report's losses: text cross-entropy and joint flow matching (eq. 3), as named terms; sum their means.
+
+    How much counts differs from batch to batch. Processes that train together must divide by the weight of all of
+    them, as `streamer_pipeline.training` does.
 
     Args:
         noise_audio, noise_video: (B, N, K, tokens, dim), the eps that made the noisy copies; None for language alone.
+        config: the model's; its `pad_token_id` is silence, and below its `min_sigma` errors weigh no less.
         pad_weight: weight of silent text slots relative to words (silence is most of a conversation).
         sample_weighting: weigh the velocity error by sigma^2, which is the error of the predicted sample.
         valid: (B, K) boolean, units that count; default all.
@@ -357,8 +385,8 @@ def streamer_loss(
     valid = torch.ones(streams.state.shape, device=streams.state.device) if valid is None else valid.float()
     targets = torch.cat([streams.state[..., None], streams.agent_text], dim=-1)
     entropy = F.cross_entropy(output.logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
-    weight = torch.where(targets == pad_token_id, pad_weight, 1.0) * valid[..., None]
-    terms = {"text": (entropy * weight).sum() / weight.sum().clamp(min=1)}
+    weight = torch.where(targets == config.pad_token_id, pad_weight, 1.0) * valid[..., None]
+    terms = {"text": WeightedMean.of(entropy, weight)}
     if output.audio_velocity is None:
         return terms
     video_sigma = sigma if video_sigma is None else video_sigma
@@ -368,6 +396,6 @@ def streamer_loss(
     )
     for name, factor, velocity, clean, noise, level in modalities:
         error = (velocity - FlowMatchScheduler.velocity_target(clean[:, None], noise)).square().mean(dim=(-2, -1))
-        error = error * level.clamp(min=0.05).square() if sample_weighting else error
-        terms[name] = factor * (error * valid[:, None]).sum() / (valid.sum() * sigma.shape[1]).clamp(min=1)
+        error = error * level.clamp(min=config.min_sigma).square() if sample_weighting else error
+        terms[name] = WeightedMean.of(error, valid[:, None]).scaled(factor)
     return terms

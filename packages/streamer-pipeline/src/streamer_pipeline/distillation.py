@@ -29,6 +29,7 @@ from streamer_core import (
     StreamerModel,
     StreamerOutput,
     UnitStreams,
+    WeightedMean,
     generate_unit,
     init_kv_state,
     sample_logit_normal,
@@ -36,7 +37,7 @@ from streamer_core import (
 )
 from torch import Tensor
 
-from .training import DuplexBatch, DuplexTraining
+from .training import DuplexBatch, DuplexTraining, log_training, log_validation
 
 Velocity = Callable[[Latents, Tensor], Latents]
 
@@ -98,10 +99,9 @@ def in_parallel(predict_velocities: Callable[[Latents, Tensor], Latents]) -> Vel
     return velocity
 
 
-def valid_mean(error: Tensor, valid: Tensor) -> Tensor:
+def valid_mean(error: Tensor, valid: Tensor) -> WeightedMean:
     """The mean of `error` (B, N, K, tokens, dim) over units that count, `valid` (B, K)."""
-    per_unit = error.mean(dim=(1, 3, 4))
-    return (per_unit * valid).sum() / valid.sum().clamp(min=1)
+    return WeightedMean.of(error.mean(dim=(1, 3, 4)), valid)
 
 
 class Teacher:
@@ -201,18 +201,17 @@ class Distillation(lightning.LightningModule):
         h = self.teacher.stage2.hparams
         return {"audio": h.audio_weight, "video": 0.0 if batch.video_latents is None else h.video_weight}
 
-    def text_loss(self, logits: Tensor, clean: UnitStreams, batch: DuplexBatch) -> Tensor:
+    def text_loss(self, logits: Tensor, clean: UnitStreams, batch: DuplexBatch) -> WeightedMean:
         """Stage 2's cross-entropy of the agent's words."""
-        h, pad = self.teacher.stage2.hparams, self.streamer.config.pad_token_id
-        output = StreamerOutput(logits)
-        terms = streamer_loss(output, clean, pad_weight=h.pad_weight, pad_token_id=pad, valid=batch.valid)
-        return h.text_weight * terms["text"]
+        h, config = self.teacher.stage2.hparams, self.streamer.config
+        terms = streamer_loss(StreamerOutput(logits), clean, config=config, pad_weight=h.pad_weight, valid=batch.valid)
+        return terms["text"].scaled(h.text_weight)
 
-    def losses(self, batch: DuplexBatch) -> dict[str, Tensor]:
+    def losses(self, batch: DuplexBatch) -> dict[str, WeightedMean]:
         """The phase's losses on a batch with latents."""
         raise NotImplementedError
 
-    def language_loss(self, batch: DuplexBatch) -> Tensor:
+    def language_loss(self, batch: DuplexBatch) -> WeightedMean:
         """Stage 2's cross-entropy on a batch of language alone: what was learned there is not forgotten here."""
         clean = self.teacher.perceive(batch)
         offset = self.given(batch, clean).clock_offset
@@ -220,23 +219,16 @@ class Distillation(lightning.LightningModule):
         return self.text_loss(output.logits, clean, batch)
 
     def training_step(self, batch: DuplexBatch, batch_index: int) -> Tensor:
-        if batch.audio_latents is None:
-            terms, kind = {"text": self.language_loss(batch)}, "language"
-        else:
-            terms, kind = self.losses(batch), "media"
-        loss = torch.stack(list(terms.values())).sum()
-        self.log_dict({f"train/{kind}_{name}": term for name, term in terms.items()}, batch_size=len(batch.state))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.state))
-        return loss
+        terms = {"text": self.language_loss(batch)} if batch.audio_latents is None else self.losses(batch)
+        return log_training(self, batch, terms)
 
     def validation_step(self, batch: DuplexBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """RMS between endpoints of student and teacher from the same noise on the data's history, and the words."""
-        name = self.hparams.validation_names[dataloader_idx]
         terms = {"text": self.language_loss(batch)} if batch.audio_latents is None else self.gaps(batch, batch_index)
-        named = {f"val/{name}_{term}": value for term, value in terms.items()}
-        self.log_dict(named, batch_size=len(batch.state), add_dataloader_idx=False)
+        task = self.hparams.validation_names[dataloader_idx]
+        log_validation(self, {f"val/{task}_{name}": term for name, term in terms.items()})
 
-    def gaps(self, batch: DuplexBatch, seed: int) -> dict[str, Tensor]:
+    def gaps(self, batch: DuplexBatch, seed: int) -> dict[str, WeightedMean]:
         """The terms of a validation step on a batch with latents, from the noise of `seed`."""
         clean = self.teacher.perceive(batch)
         reference = batch.reference(self.streamer.config)
@@ -244,11 +236,11 @@ class Distillation(lightning.LightningModule):
         noise = self.noise(clean, 1, torch.Generator().manual_seed(seed))
         *_, expected = self.teacher.trajectory(noise, given)
         *_, reached = trajectory(self.student_velocity(given), noise, self.hparams.num_steps)
-        terms = {
-            f"{name}_gap": valid_mean((reached[name] - expected[name]).square(), batch.valid).sqrt()
-            for name, weight in self.weights(batch).items()
-            if weight
-        }
+        terms = {}
+        for name, weight in self.weights(batch).items():
+            if weight:
+                square = valid_mean((reached[name] - expected[name]).square(), batch.valid)
+                terms[f"{name}_gap"] = WeightedMean(square.mean().sqrt() * square.weight, square.weight)
         logits, _ = predict(self.streamer, noise, torch.ones(noise["audio"].shape[:3], device=self.device), given)
         return terms | {"text": self.text_loss(logits, clean, batch)}
 
@@ -259,7 +251,7 @@ class TrajectoryDistillation(Distillation):
     The student starts each step where it really is: at noise, then at its own Euler points.
     """
 
-    def losses(self, batch: DuplexBatch) -> dict[str, Tensor]:
+    def losses(self, batch: DuplexBatch) -> dict[str, WeightedMean]:
         h, clean = self.hparams, self.teacher.perceive(batch)
         seen = replace(self.teacher.stage2.history(clean), state=clean.state, agent_text=clean.agent_text)
         given, noise = self.given(batch, seen), self.noise(clean, h.num_copies)
@@ -274,7 +266,7 @@ class TrajectoryDistillation(Distillation):
         reached = FlowMatchScheduler.euler_step(noisy, velocities, 1 / h.num_steps, 0.0)
         terms = {
             # A step covers 1 / num_steps of the way: scaled to the error of a whole one.
-            name: weight * h.num_steps**2 * valid_mean((reached[name] - target[name]).square(), batch.valid)
+            name: valid_mean((reached[name] - target[name]).square(), batch.valid).scaled(weight * h.num_steps**2)
             for name, weight in self.weights(batch).items()
         }
         return terms | {"text": self.text_loss(logits, clean, batch)}
@@ -332,7 +324,7 @@ def roll_out(streamer: StreamerModel, given: Given, noise: Latents, num_steps: i
     return solver.rollout()
 
 
-def matching_loss(samples: Tensor, real: Tensor, fake: Tensor, valid: Tensor) -> Tensor:
+def matching_loss(samples: Tensor, real: Tensor, fake: Tensor, valid: Tensor) -> WeightedMean:
     """A loss whose gradient moves `samples` along the difference of scores (DMD, Yin et al. 2023, eq. 7 and 8).
 
     Args:
@@ -343,7 +335,7 @@ def matching_loss(samples: Tensor, real: Tensor, fake: Tensor, valid: Tensor) ->
     with torch.no_grad():
         scale = (samples - real).abs().mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
         target = samples - ((fake - real) / scale).mean(dim=1, keepdim=True)
-    return 0.5 * valid_mean((samples - target).square(), valid)
+    return valid_mean((samples - target).square(), valid).scaled(0.5)
 
 
 class SelfForcing(Distillation):
@@ -366,7 +358,7 @@ class SelfForcing(Distillation):
         self.fake = deepcopy(stage2.streamer).requires_grad_(True)
         self.save_hyperparameters(ignore=["student", "stage2"])
 
-    def losses(self, batch: DuplexBatch) -> dict[str, Tensor]:
+    def losses(self, batch: DuplexBatch) -> dict[str, WeightedMean]:
         h, clean = self.hparams, self.teacher.perceive(batch)
         given, rows = self.given(batch, clean), torch.arange(len(batch.state), device=self.device)
         rollout = roll_out(self.streamer, given, self.noise(clean, 1), h.num_steps)
@@ -379,7 +371,7 @@ class SelfForcing(Distillation):
         terms = self.match(clean_samples(noisy, velocities, sigma), given, batch)
         return terms | {"text": self.text_loss(logits, clean, batch)}
 
-    def match(self, samples: Latents, given: Given, batch: DuplexBatch) -> dict[str, Tensor]:
+    def match(self, samples: Latents, given: Given, batch: DuplexBatch) -> dict[str, WeightedMean]:
         """Losses of student and fake score on samples (B, 1, K, tokens, dim) that were made from `given`."""
         num_copies, noise = self.hparams.num_copies, self.noise(given.history, self.hparams.num_copies)
         sigma = sample_logit_normal((len(batch.state), num_copies, batch.state.shape[1])).to(self.device)
@@ -391,7 +383,7 @@ class SelfForcing(Distillation):
         for name, weight in self.weights(batch).items():
             matched = matching_loss(samples[name], real[name], fake[name].detach(), batch.valid)
             learned = valid_mean((fake[name] - made[name]).square(), batch.valid)
-            terms |= {name: weight * matched, f"fake_{name}": weight * learned}
+            terms |= {name: matched.scaled(weight), f"fake_{name}": learned.scaled(weight)}
         return terms
 
     def configure_optimizers(self) -> dict:
