@@ -98,6 +98,19 @@ def test_language_batches_hold_no_latents_and_name_their_task(folder, tokenizer)
             assert batch.agent_text.shape == (4, NUM_UNITS, 2)
 
 
+def test_processes_have_windows_of_their_own_but_the_same_kind_of_batch(folder, tokenizer):
+    data = Dyads([folder], with_latents=True)
+    mixture = Mixture({"words": 1.0, "duplex": 1.0})
+    conversations = Conversations(data, data, tokenizer, mixture, NUM_UNITS, 2, DELAY, 1)
+    kinds = []
+    for step in range(8):
+        here, there = conversations[step, 0], conversations[step, 1]
+        assert (here.audio_latents is None) == (there.audio_latents is None)
+        assert not torch.equal(here.user_audio, there.user_audio)
+        kinds.append(here.audio_latents is None)
+    assert set(kinds) == {True, False}
+
+
 def test_what_is_typed_is_what_is_then_said(folder, tokenizer):
     pad, speak = tokenizer.pad_token_id, tokenizer.state_ids["speak"]
     for batch in batches(folder, tokenizer, speaking=1.0):

@@ -1,10 +1,13 @@
-"""What training shows a unit of the past."""
+"""What training shows a unit of the past, and what a validation says of all its batches."""
 
 import pytest
 import torch
+from causal_vae.training import EndlessBatches, build_trainer, fit
+from lightning.pytorch.callbacks import Callback
 from streamer_core import UnitStreams
-from streamer_pipeline.training import DuplexTraining
+from streamer_pipeline.training import DuplexBatch, DuplexTraining
 from tiny_parts import tiny_pipeline
+from torch.utils.data import DataLoader
 
 NUM_ROWS, NUM_UNITS = 40, 3
 
@@ -46,3 +49,68 @@ def test_history_dropout_hides_sound_and_picture_of_whole_sequences_apart_and_no
     shares = [float(each.float().mean()) for each in kept]
     assert shares == pytest.approx([1 - dropout] * 2, abs=0 if dropout in (0, 1) else 0.25)
     assert (kept[0] == kept[1]).all() == (dropout != 0.5)
+
+
+def duplex_training(learning_rate=1e-3, **options):
+    parts = tiny_pipeline()
+    encoders = parts.audio_encoder, parts.video_encoder
+    return DuplexTraining(parts.streamer, *encoders, learning_rate, 10, validation_names=("words",), **options)
+
+
+def language_batch(config, seed, words_due):
+    """Two conversations in words alone; `words_due` (2, NUM_UNITS) of 0 or 1 says where the agent has a word."""
+    generator = torch.Generator().manual_seed(seed)
+    text = torch.full((2, NUM_UNITS, config.agent_text_slots), config.pad_token_id)
+    text[..., 0] = torch.where(torch.tensor(words_due, dtype=torch.bool), 5, config.pad_token_id)
+    return DuplexBatch(
+        prompt_ids=torch.tensor([[7, 8]] * 2),
+        user_audio=0.1 * torch.randn(2, 1, NUM_UNITS * 3840, generator=generator),
+        user_frames=0.1 * torch.randn(2, 3, NUM_UNITS, 16, 32, generator=generator),
+        user_text=torch.zeros(2, NUM_UNITS, config.user_text_slots, dtype=torch.int64),
+        state=torch.full((2, NUM_UNITS), config.state_token_ids[0]),
+        agent_text=text,
+        valid=torch.tensor([[True] * NUM_UNITS, [False, True, True]]),
+    )
+
+
+def test_a_validation_is_the_mean_over_all_that_counts_in_its_batches(tmp_path):
+    """Not over batches, of which one has a word due where it does not count, one has many, and one has none."""
+    training = duplex_training(max_clock_offset=0)
+    batches = [
+        language_batch(training.streamer.config, seed, due)
+        for seed, due in enumerate([[[0, 0, 0], [1, 0, 0]], [[1, 1, 1], [0, 1, 1]], [[0, 0, 0]] * 2, [[0, 0, 1]] * 2])
+    ]
+    trainer = build_trainer(tmp_path, 1)
+    (found,) = trainer.validate(training, DataLoader(batches, batch_size=None), verbose=False)
+    joined = DuplexBatch(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*batches, strict=True)))
+    (expected,) = trainer.validate(training, DataLoader([joined], batch_size=None), verbose=False)
+    assert found.keys() == {"val/words_text", "val/words_words", "val/words_false_words"}
+    assert found == pytest.approx(expected, rel=1e-5)
+    (nothing_due,) = trainer.validate(training, DataLoader(batches[::2], batch_size=None), verbose=False)
+    assert nothing_due.keys() == {"val/words_text", "val/words_false_words"}
+
+
+class Words(EndlessBatches):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def draw(self, step, rank):
+        return language_batch(self.config, step, [[0, 1, 0]] * 2)
+
+
+class Validations(Callback):
+    def __init__(self):
+        self.texts = []
+
+    def on_validation_end(self, trainer, module):
+        self.texts.append(float(trainer.callback_metrics["val/words_text"]))
+
+
+def test_every_validation_draws_the_same_noise(tmp_path):
+    training, validations = duplex_training(learning_rate=0.0), Validations()
+    trainer = build_trainer(tmp_path, 3, validate_every=1, callbacks=[validations])
+    held_out = [language_batch(training.streamer.config, 100, [[1, 0, 0]] * 2)]
+    fit(trainer, tmp_path, training, Words(training.streamer.config), DataLoader(held_out, batch_size=None))
+    assert len(validations.texts) == 3
+    assert len(set(validations.texts)) == 1
