@@ -1,5 +1,7 @@
 """A run that stops and continues is one run, and its average of the weights is not its weights."""
 
+import csv
+
 import pytest
 import torch
 from causal_vae import CausalAudioVAE
@@ -87,3 +89,13 @@ def test_a_run_that_ended_continues_from_its_weights_and_leaves_its_average(tmp_
     for latest in continued.weights[1:]:
         average = decay * average + (1 - decay) * latest
     torch.testing.assert_close(left, average)
+
+
+def test_a_run_that_continues_keeps_what_was_logged_before(tmp_path):
+    steps = []
+    for max_steps in (20, 40):
+        train(tmp_path, max_steps)
+        logs = tmp_path.glob("metrics/*/metrics.csv")
+        steps.append({int(row["step"]) for log in logs for row in csv.DictReader(log.open())})
+    assert steps == [{19}, {19, 39}]
+    assert (tmp_path / "metrics.png").exists()

@@ -60,17 +60,18 @@ def test_the_senses_can_be_given_to_the_first_stage(data, tmp_path):
 
 
 def test_three_stages_follow_each_other(data, tmp_path):
+    """Each starts from the weights of the one before: steps are small, and another seed would begin elsewhere."""
     first = train(data, tmp_path / "stage1", 1, 2)
-    renderers = {name: data / name for name in ("audio_vae", "video_vae")}
-    second = train(
-        data, tmp_path / "stage2", 2, 2, start_from=tmp_path / "stage1", sample=data / "recording.mp4", **renderers
-    )
-    assert not torch.equal(first.audio_out.weight, second.audio_out.weight)
+    shown = {"sample": data / "recording.mp4"} | {name: data / name for name in ("audio_vae", "video_vae")}
+    second = train(data, tmp_path / "stage2", 2, 2, start_from=tmp_path / "stage1", seed=1, **shown)
     shown = RecordingReader(tmp_path / "stage2" / "samples" / "000002.mp4", 192, 672)
     assert len(list(shown)) == 2
     assert (tmp_path / "stage2" / "metrics.png").stat().st_size > 1000
-    third = train(data, tmp_path / "stage3", 3, 2, start_from=tmp_path / "stage2")
-    assert not torch.equal(second.audio_out.weight, third.audio_out.weight)
+    third = train(data, tmp_path / "stage3", 3, 2, start_from=tmp_path / "stage2", seed=2)
+    for before, after in ((first, second), (second, third)):
+        assert not torch.equal(before.audio_out.weight, after.audio_out.weight)
+        torch.testing.assert_close(before.audio_out.weight, after.audio_out.weight, rtol=0, atol=1e-3)
+    assert "val/duplex_video_gap" in (tmp_path / "stage3" / "metrics" / "version_0" / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("script", ["streamer", "ears", "eyes"])

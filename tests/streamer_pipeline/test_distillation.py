@@ -17,6 +17,7 @@ from streamer_pipeline.distillation import (
     matching_loss,
     predict,
     roll_out,
+    trajectory,
 )
 from streamer_pipeline.training import DuplexBatch, DuplexTraining
 from tiny_parts import tiny_pipeline
@@ -89,13 +90,58 @@ def test_the_parallel_pass_repeats_the_rollouts_own_steps(delay, has_reference):
 def test_the_teacher_itself_with_as_many_steps_has_nothing_to_learn():
     teacher = stage2()
     batch = batch_for(teacher)
-    same = distil(TrajectoryDistillation, teacher, num_steps=4, guidance=1.0).losses(batch)
-    fewer = distil(TrajectoryDistillation, teacher, num_steps=2, guidance=1.0).losses(batch)
-    guided = distil(TrajectoryDistillation, teacher, num_steps=4, guidance=3.0).losses(batch)
-    for name in ("audio", "video"):
-        assert same[name].mean() < 1e-8
-        assert fewer[name].mean() > 100 * same[name].mean()
-        assert guided[name].mean() > 100 * same[name].mean()
+    modules = [
+        distil(TrajectoryDistillation, teacher, num_steps=num_steps, guidance=guidance)
+        for num_steps, guidance in ((4, 1.0), (2, 1.0), (4, 3.0))
+    ]
+    for found, names in (
+        ([module.losses(batch) for module in modules], ("audio", "video")),
+        ([module.gaps(batch, seed=0) for module in modules], ("audio_gap", "video_gap")),
+    ):
+        for name in names:
+            same, fewer, guided = (float(terms[name].mean().detach()) for terms in found)
+            assert same < 1e-3
+            assert min(fewer, guided) > 100 * same
+
+
+def test_the_gap_is_the_root_mean_square_and_the_same_for_the_same_seed():
+    module = distil(TrajectoryDistillation)
+    batch = batch_for(module.teacher.stage2)
+    gap = module.gaps(batch, seed=3)["video_gap"].mean()
+    assert module.gaps(batch, seed=3)["video_gap"].mean() == gap
+    assert module.gaps(batch, seed=4)["video_gap"].mean() != gap
+    clean = module.teacher.perceive(batch)
+    given = Given(clean, batch.prompt_ids, torch.zeros(2, dtype=torch.int64))
+    noise = module.noise(clean, 1, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        *_, reached = trajectory(module.student_velocity(given), noise, 2)
+    difference = (reached["video"] - module.teacher.trajectory(noise, given)[-1]["video"])[:, 0][batch.valid]
+    torch.testing.assert_close(gap, difference.square().mean().sqrt())
+
+
+def test_student_and_fake_score_learn_from_their_own_terms_alone_and_at_their_own_rates():
+    module = distil(SelfForcing, fake_learning_rate=0.5)
+    terms = module.losses(batch_for(module.teacher.stage2))
+    for name, term in terms.items():
+        module.zero_grad()
+        term.mean().backward(retain_graph=True)
+        learns = [any(p.grad is not None for p in model.parameters()) for model in (module.streamer, module.fake)]
+        assert learns == ([False, True] if name.startswith("fake_") else [True, False])
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    assert [group["initial_lr"] for group in groups] == [3e-3, 0.5]
+    for group, model in zip(groups, (module.streamer, module.fake), strict=True):
+        assert {id(p) for p in group["params"]} == {id(p) for p in model.parameters()}
+
+
+def test_a_large_gradient_of_the_fake_score_does_not_shorten_the_students():
+    module = distil(SelfForcing)
+    for model, size in ((module.streamer, 1e-4), (module.fake, 1e4)):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, size)
+    module.configure_gradient_clipping(None, 1.0)
+    student, fake = (torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (module.streamer, module.fake))
+    assert (student == 1e-4).all()
+    torch.testing.assert_close(fake.norm(), torch.tensor(1.0), rtol=1e-4, atol=0.0)
 
 
 def test_guidance_is_a_line_from_wordless_through_conditional():

@@ -57,11 +57,11 @@ def duplex_training(learning_rate=1e-3, **options):
     return DuplexTraining(parts.streamer, *encoders, learning_rate, 10, validation_names=("words",), **options)
 
 
-def language_batch(config, seed, words_due):
-    """Two conversations in words alone; `words_due` (2, NUM_UNITS) of 0 or 1 says where the agent has a word."""
+def language_batch(config, seed, words_due, word=5):
+    """Two conversations in words alone; `words_due` (2, NUM_UNITS) of 0 or 1 says where the agent has `word`."""
     generator = torch.Generator().manual_seed(seed)
     text = torch.full((2, NUM_UNITS, config.agent_text_slots), config.pad_token_id)
-    text[..., 0] = torch.where(torch.tensor(words_due, dtype=torch.bool), 5, config.pad_token_id)
+    text[..., 0] = torch.where(torch.tensor(words_due, dtype=torch.bool), word, config.pad_token_id)
     return DuplexBatch(
         prompt_ids=torch.tensor([[7, 8]] * 2),
         user_audio=0.1 * torch.randn(2, 1, NUM_UNITS * 3840, generator=generator),
@@ -75,10 +75,12 @@ def language_batch(config, seed, words_due):
 
 def test_a_validation_is_the_mean_over_all_that_counts_in_its_batches(tmp_path):
     """Not over batches, of which one has a word due where it does not count, one has many, and one has none."""
-    training = duplex_training(max_clock_offset=0)
+    training = duplex_training(max_clock_offset=0, language_dropout=0.0)
+    config = training.streamer.config
+    plan = [[[0, 0, 0], [1, 0, 0]], [[1, 1, 1], [0, 1, 1]], [[0, 0, 0]] * 2, [[0, 0, 1]] * 2]
+    said = training.losses(language_batch(config, 1, plan[1]))[1].logits[:, :, 1].argmax(-1)
     batches = [
-        language_batch(training.streamer.config, seed, due)
-        for seed, due in enumerate([[[0, 0, 0], [1, 0, 0]], [[1, 1, 1], [0, 1, 1]], [[0, 0, 0]] * 2, [[0, 0, 1]] * 2])
+        language_batch(config, seed, due, word=int(said[0, 2]) if seed == 1 else 5) for seed, due in enumerate(plan)
     ]
     trainer = build_trainer(tmp_path, 1)
     (found,) = trainer.validate(training, DataLoader(batches, batch_size=None), verbose=False)
@@ -86,6 +88,7 @@ def test_a_validation_is_the_mean_over_all_that_counts_in_its_batches(tmp_path):
     (expected,) = trainer.validate(training, DataLoader([joined], batch_size=None), verbose=False)
     assert found.keys() == {"val/words_text", "val/words_words", "val/words_false_words"}
     assert found == pytest.approx(expected, rel=1e-5)
+    assert 0 < found["val/words_words"] < 1
     (nothing_due,) = trainer.validate(training, DataLoader(batches[::2], batch_size=None), verbose=False)
     assert nothing_due.keys() == {"val/words_text", "val/words_false_words"}
 

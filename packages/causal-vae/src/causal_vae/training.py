@@ -108,7 +108,10 @@ def export_vae(vae: CausalAudioVAE | CausalVideoVAE, sample: list[Tensor], folde
 
 
 class PlotMetrics(Callback):
-    """Draws every logged metric over the steps into `metrics.png` of the run, after each validation and at the end."""
+    """Draws every logged metric over the steps into `metrics.png` of the run, after each validation and at the end.
+
+    A step that was trained again, after an interruption, counts as it was the last time.
+    """
 
     def __init__(self, run_folder: Path) -> None:
         self.run_folder = run_folder
@@ -123,24 +126,29 @@ class PlotMetrics(Callback):
         from matplotlib.figure import Figure
 
         trainer.logger.save()
-        log = self.run_folder / "metrics" / "metrics.csv"
-        if not log.exists():
+        series: dict[str, dict[int, float]] = defaultdict(dict)
+        for row in self._rows():
+            for name, value in row.items():
+                if value and "/" in name:
+                    series[name][int(row["step"])] = float(value)
+        if not series:
             return
-        series: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        with log.open() as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and "/" in name:
-                        series[name].append((int(row["step"]), float(value)))
         columns = 4
         rows = max(1, math.ceil(len(series) / columns))
         figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
         for axes, (name, points) in zip(
             figure.subplots(rows, columns, squeeze=False).flat, sorted(series.items()), strict=False
         ):
-            axes.plot(*zip(*points, strict=True), linewidth=1)
+            axes.plot(*zip(*sorted(points.items()), strict=True), linewidth=1)
             axes.set_title(name, fontsize=9)
         figure.savefig(self.run_folder / "metrics.png", dpi=80)
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        """What every part of the run logged, in order."""
+        logs = self.run_folder.glob("metrics/version_*/metrics.csv")
+        for log in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+            with log.open() as file:
+                yield from csv.DictReader(file)
 
 
 def random_seed(seed: int, purpose: str, *key: int) -> int:
@@ -247,7 +255,7 @@ def build_trainer(
         strategy=strategy,
         use_distributed_sampler=False,
         precision=precision,
-        logger=CSVLogger(run_folder, name="", version="metrics"),
+        logger=CSVLogger(run_folder, name="metrics"),  # another file for each part of a run that was interrupted
         callbacks=[
             *averaging,
             SeededNoise(seed),
