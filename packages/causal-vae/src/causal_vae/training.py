@@ -220,6 +220,17 @@ class AveragedWeights(EMAWeightAveraging):
         super().on_train_end(trainer, module)
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """`last.ckpt` in a folder: at most five minutes old, and of the last step when a run has ended."""
+
+    def __init__(self, folder: Path) -> None:
+        every = timedelta(minutes=5)
+        super().__init__(folder, save_last=True, save_top_k=0, train_time_interval=every, enable_version_counter=False)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")  # Lightning does not if it has saved one before
+
+
 def average_decay(max_steps: int) -> float:
     """Decay of the weights' average: over 500 steps, or a tenth of a shorter run, which must forget its start."""
     return min(0.998, max(0.0, 1 - 10 / max_steps))
@@ -259,9 +270,7 @@ def build_trainer(
         callbacks=[
             *averaging,
             SeededNoise(seed),
-            ModelCheckpoint(
-                run_folder / "checkpoints", save_last=True, save_top_k=0, train_time_interval=timedelta(minutes=5)
-            ),
+            LastCheckpoint(run_folder / "checkpoints"),
             RichProgressBar(),
             PlotMetrics(run_folder),
             *(callbacks or []),
