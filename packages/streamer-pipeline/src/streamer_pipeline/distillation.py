@@ -54,7 +54,7 @@ class Given(NamedTuple):
 
 @contextmanager
 def without_gradient() -> Iterator[None]:
-    """`torch.no_grad`, after which autocast forgets the weights that it cast without gradient."""
+    """`torch.no_grad`, after which autocast forgets the weights that it cast, without gradient in older torch."""
     with torch.no_grad():
         yield
     torch.clear_autocast_cache()
