@@ -24,7 +24,10 @@ from streamer_core import (
     unpack_audio,
     unpack_video,
 )
+from streamer_core.transformer import RotaryEmbedding, rotate
 from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
 WINDOWS = {"full": (None, None), "windows": (6, 3), "long context": (None, 2)}
 
@@ -167,6 +170,31 @@ def test_qwen3_parity(tmp_path, tied):
     assert isinstance(reloaded, StreamerModel)
     with torch.no_grad():
         assert torch.equal(reloaded.text_forward(ids), model.text_forward(ids))
+
+
+def test_three_axes_are_those_of_qwen3_vl():
+    config = tiny_config(head_dim=32, rope_theta=1e4, rope_sections=[6, 5, 5])
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    theirs = Qwen3VLTextRotaryEmbedding(Qwen3VLTextConfig(head_dim=32, rope_parameters=rope))
+    positions = torch.randint(30, (2, 3, 7))
+    cosine, signed_sine = RotaryEmbedding(config)(positions)
+    expected = theirs(torch.zeros(2, 7, 1), positions.transpose(0, 1))
+    torch.testing.assert_close(cosine[:, 0], expected[0], rtol=0, atol=2e-6)
+    torch.testing.assert_close(signed_sine[:, 0].abs(), expected[1].abs(), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("age", [10**6, 4 * 10**7, 10**9])
+def test_attention_is_as_exact_after_months_as_at_once(age):
+    """One tick is 40 ms: 4e7 of them are unit 10,000,000, after 18 days; 1e9 are more than a year."""
+    query, key = torch.randn(2, 1, 2, 50, 32)
+    axes = torch.randint(20, (1, 3, 50)), torch.randint(20, (1, 3, 50))
+    rotary = RotaryEmbedding(tiny_config(head_dim=32, rope_theta=1e6))
+
+    def scores(start: int) -> torch.Tensor:
+        rotated = [rotate(x, *rotary(start + positions)) for x, positions in zip((query, key), axes, strict=True)]
+        return rotated[0] @ rotated[1].transpose(2, 3) / 32**0.5
+
+    torch.testing.assert_close(scores(age), scores(100), rtol=0, atol=1e-5)
 
 
 def test_from_qwen3_refuses_other_checkpoints(tmp_path):

@@ -86,22 +86,25 @@ class RMSNorm(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Multimodal rotary embedding, interleaved as in Qwen3-VL: each frequency belongs to one of three axes.
 
-    When the three positions of a token agree this is the plain one-axis rotary embedding, to the bit.
+    When the three positions of a token agree this is the plain one-axis rotary embedding, to the bit. Frequencies are
+    Qwen's, rounded to float32; their products with positions are taken in float64 (which Apple's MPS lacks), so that
+    two tokens see each other alike in the first minute of a conversation and after months.
     """
 
     def __init__(self, config: StreamerConfig) -> None:
         super().__init__()
         self.head_dim, self.theta = config.head_dim, config.rope_theta
-        self.axis_of_frequency = [0] * (config.head_dim // 2)
-        for axis, section in enumerate(config.rope_sections[1:], start=1):
-            self.axis_of_frequency[axis : 3 * section : 3] = [axis] * section
+        # Frequencies of the height and of the width axis; all others are those of time.
+        self.of_axis = {axis: slice(axis, 3 * config.rope_sections[axis], 3) for axis in (1, 2)}
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Positions (B, 3, T) -> what `rotate` multiplies with, cosine and signed sine, each (B, 1, T, D), float32."""
         exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
-        frequencies = 1.0 / self.theta**exponents
-        angles = positions[:, self.axis_of_frequency].float().transpose(1, 2) * frequencies
-        cosine, sine = angles.cos()[:, None], angles.sin()[:, None]
+        frequencies = (1.0 / self.theta**exponents).double()
+        angles = positions[:, 0, :, None] * frequencies  # (B, T, D / 2)
+        for axis, of_axis in self.of_axis.items():
+            angles[..., of_axis] = positions[:, axis, :, None] * frequencies[of_axis]
+        cosine, sine = angles.cos().float()[:, None], angles.sin().float()[:, None]
         return torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
 
 
