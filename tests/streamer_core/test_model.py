@@ -8,6 +8,7 @@ from streamer_core import (
     KVLayout,
     StreamerConfig,
     StreamerModel,
+    StreamerOutput,
     UnitStreams,
     advance,
     append_tail,
@@ -221,13 +222,37 @@ def test_losses_vanish_for_a_perfect_model_and_only_then():
         for z, eps in zip((streams.audio, streams.video), noise, strict=True)
     ]
     output = model(streams, *noisy, sigma)
-    loss = streamer_loss(output, streams, *noise, sigma)
+    loss = streamer_loss(output, streams, config, *noise, sigma)
     assert all(term > 0 for term in loss.values())
     perfect = type(output)(output.logits, noise[0] - streams.audio[:, None], noise[1] - streams.video[:, None])
-    perfect = streamer_loss(perfect, streams, *noise, sigma)
+    perfect = streamer_loss(perfect, streams, config, *noise, sigma)
     assert perfect["audio"] == 0 and perfect["video"] == 0
-    nothing = streamer_loss(output, streams, *noise, sigma, valid=torch.zeros(2, 3, dtype=torch.bool))
+    with pytest.raises(TypeError, match="config"):
+        streamer_loss(output, streams)
+    nothing = streamer_loss(output, streams, config, *noise, sigma, valid=torch.zeros(2, 3, dtype=torch.bool))
     assert nothing["audio"] == 0
+
+
+def test_the_loss_is_weighed_by_the_models_own_pad_and_smallest_sigma():
+    """One slot in three is silent; the weight of an error falls with sigma^2 down to `min_sigma`."""
+    streams = random_streams(tiny_config(), 1, 2)
+    streams.state[:], streams.agent_text[:] = 1, torch.tensor([5, 7])
+    noise = torch.randn(1, 1, *streams.audio.shape[1:]), torch.randn(1, 1, *streams.video.shape[1:])
+    wrong = [eps - clean[:, None] + 1 for clean, eps in zip((streams.audio, streams.video), noise, strict=True)]
+    logits = torch.zeros(1, 2, 3, 40)
+    logits[:, :, 1, 5] = 3.0  # what is said in the first text slot alone is foreseen
+    output = StreamerOutput(logits, *wrong)
+
+    def loss(sigma: float = 1.0, **fields):
+        levels = torch.full((1, 1, 2), sigma)
+        return streamer_loss(output, streams, tiny_config(**fields), *noise, levels, pad_weight=0.0)
+
+    assert loss(pad_token_id=5)["text"] > loss(pad_token_id=7)["text"]
+    for min_sigma in (0.05, 0.2):
+        for sigma in (0.01, 0.1, 0.5):
+            expected = torch.tensor(max(sigma, min_sigma) ** 2)
+            torch.testing.assert_close(loss(sigma, min_sigma=min_sigma)["audio"], expected)
+            torch.testing.assert_close(loss(sigma, min_sigma=min_sigma)["video"], expected)
 
 
 def test_presets():
@@ -241,10 +266,32 @@ def test_presets():
         preset("huge")
 
 
+NAN, INF = float("nan"), float("inf")
+WRONG_FIELDS = {
+    "vocab_size": [0, None],
+    "hidden_size": [-32, 2.5, "32", True],
+    "num_key_value_heads": [0, 3],
+    "head_dim": [7, None],
+    "rms_norm_eps": [0.0, NAN],
+    "rope_theta": [NAN, INF, None, 1.0],
+    "rope_sections": [[2, 4], [0, 3, 3], [8, -1, -1], 6],
+    "audio_patch_size": [3, 0],
+    "video_patch_height": [0, 4],
+    "commit_delay": [2, -1],
+    "context_window": [0],
+    "response_window": [1],
+    "prediction_type": ["x"],
+    "min_sigma": [0.0, 1.5, NAN],
+    "pad_token_id": [None, -1, 40, 2],
+    "state_token_ids": [[1, 1], [1], [1, 2.0]],
+    "state_names": [["speak", "speak"]],
+    "hiden_size": [32],
+}
+
+
 @pytest.mark.parametrize(
-    "wrong",
-    [{"commit_delay": 2}, {"response_window": 1, "commit_delay": 1}, {"audio_patch_size": 3}, {"prediction_type": "x"}],
+    ("field", "value"), [(field, value) for field in WRONG_FIELDS for value in WRONG_FIELDS[field]]
 )
-def test_wrong_configurations_are_refused(wrong):
-    with pytest.raises(ValueError):
-        tiny_config(**wrong)
+def test_wrong_configurations_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"^StreamerConfig.*{field}"):
+        tiny_config(**{"commit_delay": 1, field: value})

@@ -65,7 +65,7 @@ def forward(model, batch):
 
 
 def loss(model, batch):
-    terms = streamer_loss(forward(model, batch), batch["streams"], *batch["noise"], batch["sigma"])
+    terms = streamer_loss(forward(model, batch), batch["streams"], model.config, *batch["noise"], batch["sigma"])
     return torch.stack(list(terms.values())).sum()
 
 

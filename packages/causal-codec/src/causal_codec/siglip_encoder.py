@@ -21,7 +21,7 @@ import os
 from typing import Any
 
 import torch.nn.functional as F
-from causal_vae import State
+from causal_vae import State, check_fields
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -70,6 +70,7 @@ class SiglipVideoEncoderConfig(PreTrainedConfig):
     hidden_act: str = "gelu_pytorch_tanh"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs, floors={})
         super().__post_init__(**kwargs)
         side = self.patch_size * self.patches_per_side
         if self.image_height % side or self.image_width % side:

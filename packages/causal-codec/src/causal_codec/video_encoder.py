@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 import torch.nn.functional as F
-from causal_vae import CausalConv1d, State
+from causal_vae import CausalConv1d, State, check_fields
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -52,6 +52,7 @@ class CausalVideoEncoderConfig(PreTrainedConfig):
     output_dim: int = 128
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs, floors={})
         self.strides = self.strides or ([2] * len(self.widths) if self.widths else [4, 2, 2])
         self.widths = self.widths or [48, 64, 96]
         super().__post_init__(**kwargs)

@@ -6,6 +6,7 @@ from .attention import SlidingAttention
 from .audio_vae import AudioDecoder, CausalAudioVAE, CausalConvNeXt
 from .cards import BringsCard
 from .certificate import Certificate, certify
+from .config_fields import check_fields
 from .distributions import DiagonalGaussian
 from .layers import CausalConv1d, CausalConv3d, CausalConvTranspose1d
 from .loading import CheckedLoading
@@ -52,6 +53,7 @@ __all__ = [
     "VideoDecoder",
     "WanVideoVAE",
     "certify",
+    "check_fields",
     "clone_state",
     "flatten_state",
     "index_state",

@@ -83,7 +83,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
     config_class = StreamerConfig
     base_model_prefix = "model"
-    main_input_name = "input_ids"
+    main_input_name = "streams"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DecoderLayer"]
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -333,6 +333,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 def streamer_loss(
     output: StreamerOutput,
     streams: UnitStreams,
+    config: StreamerConfig,
     noise_audio: Tensor | None = None,
     noise_video: Tensor | None = None,
     sigma: Tensor | None = None,
@@ -340,7 +341,6 @@ def streamer_loss(
     audio_weight: float = 1.0,
     video_weight: float = 1.0,
     pad_weight: float = 0.5,
-    pad_token_id: int = 0,
     sample_weighting: bool = True,
     valid: Tensor | None = None,
     video_sigma: Tensor | None = None,
@@ -348,6 +348,7 @@ def streamer_loss(
     """The report's losses: text cross-entropy and joint flow matching (eq. 3), as named terms; sum them.
 
     Args:
+        config: the model's. It says which slots are silent, and the `min_sigma` below which no error weighs less.
         noise_audio, noise_video: (B, N, K, tokens, dim), the eps that made the noisy copies; None for language alone.
         pad_weight: weight of silent text slots relative to words (silence is most of a conversation).
         sample_weighting: weigh the velocity error by sigma^2, which is the error of the predicted sample.
@@ -357,7 +358,7 @@ def streamer_loss(
     valid = torch.ones(streams.state.shape, device=streams.state.device) if valid is None else valid.float()
     targets = torch.cat([streams.state[..., None], streams.agent_text], dim=-1)
     entropy = F.cross_entropy(output.logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
-    weight = torch.where(targets == pad_token_id, pad_weight, 1.0) * valid[..., None]
+    weight = torch.where(targets == config.pad_token_id, pad_weight, 1.0) * valid[..., None]
     terms = {"text": (entropy * weight).sum() / weight.sum().clamp(min=1)}
     if output.audio_velocity is None:
         return terms
@@ -368,6 +369,6 @@ def streamer_loss(
     )
     for name, factor, velocity, clean, noise, level in modalities:
         error = (velocity - FlowMatchScheduler.velocity_target(clean[:, None], noise)).square().mean(dim=(-2, -1))
-        error = error * level.clamp(min=0.05).square() if sample_weighting else error
+        error = error * level.clamp(min=config.min_sigma).square() if sample_weighting else error
         terms[name] = factor * (error * valid[:, None]).sum() / (valid.sum() * sigma.shape[1]).clamp(min=1)
     return terms

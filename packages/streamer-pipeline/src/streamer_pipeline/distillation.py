@@ -203,9 +203,8 @@ class Distillation(lightning.LightningModule):
 
     def text_loss(self, logits: Tensor, clean: UnitStreams, batch: DuplexBatch) -> Tensor:
         """Stage 2's cross-entropy of the agent's words."""
-        h, pad = self.teacher.stage2.hparams, self.streamer.config.pad_token_id
-        output = StreamerOutput(logits)
-        terms = streamer_loss(output, clean, pad_weight=h.pad_weight, pad_token_id=pad, valid=batch.valid)
+        h, output = self.teacher.stage2.hparams, StreamerOutput(logits)
+        terms = streamer_loss(output, clean, self.streamer.config, pad_weight=h.pad_weight, valid=batch.valid)
         return h.text_weight * terms["text"]
 
     def losses(self, batch: DuplexBatch) -> dict[str, Tensor]:

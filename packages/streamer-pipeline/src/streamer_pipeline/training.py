@@ -160,12 +160,12 @@ class DuplexTraining(lightning.LightningModule):
         """The report's losses on one batch, with fresh noise, and the output they were computed from."""
         h, config, clean = self.hparams, self.streamer.config, self.streams(batch)
         offset = torch.randint(h.max_clock_offset + 1, (len(batch.state),), device=self.device)
-        common = {"pad_weight": h.pad_weight, "pad_token_id": config.pad_token_id}
+        common = {"pad_weight": h.pad_weight, "valid": batch.valid}
         if clean.audio is None:
             output = self.streamer(
                 clean, prompt_ids=batch.prompt_ids, clock_offset=offset, reference=batch.reference(config)
             )
-            return streamer_loss(output, clean, valid=batch.valid, **common), output
+            return streamer_loss(output, clean, config, **common), output
         noisy, seen = self.add_noise(clean), self.history(clean)
         output = self.streamer(
             seen,
@@ -180,12 +180,12 @@ class DuplexTraining(lightning.LightningModule):
         return streamer_loss(
             output,
             clean,
+            config,
             noisy.audio_noise,
             noisy.video_noise,
             noisy.audio_sigma,
             audio_weight=h.audio_weight,
             video_weight=h.video_weight if batch.video_latents is not None else 0.0,
-            valid=batch.valid,
             video_sigma=noisy.video_sigma,
             **common,
         ), output
