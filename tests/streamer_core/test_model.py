@@ -1,14 +1,17 @@
 """The core's laws: training forward == incremental serving, Qwen3 parity, no trace of a denoising pass."""
 
 import itertools
+import shutil
 
 import pytest
 import torch
+from public_stand_ins import save_qwen3
 from streamer_core import (
     KVLayout,
     StreamerConfig,
     StreamerModel,
     StreamerOutput,
+    StreamerTokenizer,
     UnitStreams,
     advance,
     append_tail,
@@ -26,7 +29,7 @@ from streamer_core import (
     unpack_video,
 )
 from streamer_core.transformer import RotaryEmbedding, rotate
-from transformers import AutoModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModel, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
@@ -162,7 +165,7 @@ def test_qwen3_parity(tmp_path, tied):
     for parameter in source.parameters():  # norms that are not all ones, weights that matter
         parameter.data += 0.1 * torch.randn_like(parameter)
     source.save_pretrained(tmp_path)
-    model = StreamerModel.from_qwen3(tmp_path, perception_dim=8).eval()
+    model = StreamerModel.from_qwen3(tmp_path, perception_dim=8, pad_token_id=0, state_token_ids=[1, 2]).eval()
     ids = torch.randint(60, (2, 50))
     with torch.no_grad():
         torch.testing.assert_close(model.text_forward(ids), source(ids).logits, atol=1e-5, rtol=1e-5)
@@ -202,6 +205,43 @@ def test_from_qwen3_refuses_other_checkpoints(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="expected 'qwen3'"):
         StreamerModel.from_qwen3(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory):
+    return save_qwen3(tmp_path_factory.mktemp("qwen3"))
+
+
+def test_control_ids_are_the_tokenizers(qwen3, tmp_path):
+    """However it is told: beside the weights, given as it was published or with control tokens, or read again."""
+    published = AutoTokenizer.from_pretrained(qwen3)
+    extended = StreamerTokenizer.extend(published)
+    extended.save_pretrained(tmp_path / "words")
+    for tokenizer in (None, published, extended, StreamerTokenizer.from_pretrained(tmp_path / "words")):
+        config = StreamerModel.from_qwen3(qwen3, tokenizer).config
+        assert config.pad_token_id == extended.pad_token_id == len(published)
+        assert dict(zip(config.state_names, config.state_token_ids, strict=True)) == extended.state_ids
+    assert StreamerModel.from_qwen3(qwen3, state_token_ids=[5, 6]).config.state_token_ids == [5, 6]
+    trained = StreamerTokenizer.train(["how are you"], vocab_size=300)
+    assert StreamerModel.from_qwen3(qwen3, trained).config.pad_token_id == trained.pad_token_id
+    published.add_tokens([f"word{index}" for index in range(14)])
+    with pytest.raises(ValueError, match="311 words with its control tokens, but .* has 310 rows"):
+        StreamerModel.from_qwen3(qwen3, published)
+    shutil.copytree(qwen3, tmp_path / "mute", ignore=shutil.ignore_patterns("*token*", "vocab*", "merges*"))
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        StreamerModel.from_qwen3(tmp_path / "mute")
+
+
+def test_from_qwen3_takes_the_options_of_transformers(qwen3):
+    for spelling in ({"dtype": "bfloat16"}, {"torch_dtype": torch.bfloat16}, {"dtype": "torch.bfloat16"}):
+        model = StreamerModel.from_qwen3(qwen3, revision="main", token=False, local_files_only=True, **spelling)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    with pytest.raises(ValueError, match="float99"):
+        StreamerModel.from_qwen3(qwen3, dtype="float99")
+    with pytest.raises(TypeError, match="'revison'; did you mean 'revision'"):
+        StreamerModel.from_qwen3(qwen3, revison="main")
+    with pytest.raises(TypeError, match="'commit_dely'; did you mean 'commit_delay'"):
+        StreamerModel.from_qwen3(qwen3, commit_dely=1)
 
 
 def test_latents_pack_and_unpack():

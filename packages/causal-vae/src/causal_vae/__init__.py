@@ -9,7 +9,7 @@ from .certificate import Certificate, certify
 from .config_fields import check_fields
 from .distributions import DiagonalGaussian
 from .layers import CausalConv1d, CausalConv3d, CausalConvTranspose1d
-from .loading import CheckedLoading
+from .loading import CheckedLoading, as_dtype, take_dtype
 from .mimi_audio_vae import MimiAudioVAE
 from .spectral import InverseSTFT, LogMel, mel_filterbank
 from .streaming import (
@@ -52,6 +52,7 @@ __all__ = [
     "StreamingSequential",
     "VideoDecoder",
     "WanVideoVAE",
+    "as_dtype",
     "certify",
     "check_fields",
     "clone_state",
@@ -64,5 +65,6 @@ __all__ = [
     "stack_states",
     "state_nbytes",
     "substates",
+    "take_dtype",
     "unflatten_state",
 ]

@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from causal_vae import CheckedLoading, State
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .cache import KVLayout
 from .config import StreamerConfig
 from .layout import UnitLayout
 from .masks import group_rows, training_mask
+from .qwen3 import load_qwen3
 from .scheduler import FlowMatchScheduler
 from .transformer import Geometry, StreamerTransformer
 
@@ -115,50 +116,30 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
 
     @classmethod
-    def from_qwen3(cls, pretrained_model_name_or_path: str | os.PathLike, **overrides: Any) -> StreamerModel:
-        """Start from the weights of a `Qwen3ForCausalLM` folder or hub id; `overrides` are `StreamerConfig` fields.
+    def from_qwen3(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        tokenizer: PreTrainedTokenizerFast | None = None,
+        **kwargs: Any,
+    ) -> StreamerModel:
+        """Start from the weights of a `Qwen3ForCausalLM` folder or hub id.
 
         Text behaviour is kept exactly (`text_forward` gives that model's logits); only the parts that Qwen3 does not
-        have are new. Control tokens take the last rows of the vocabulary unless named: Qwen3 leaves those unused.
+        have are new.
+
+        Args:
+            tokenizer: the words of this model, with the control tokens or still without; default: what stands beside
+                the weights. Control ids are those that `StreamerTokenizer.extend` gives, unless `pad_token_id` and
+                `state_token_ids` name them.
+            kwargs: fields of `StreamerConfig`, and options of transformers' `from_pretrained`: dtype, revision, token,
+                cache_dir, local_files_only, device_map ...
 
         Raises:
-            ValueError: the source is not a Qwen3 checkpoint, uses a sliding window, or its weights do not fit.
+            TypeError: a keyword is neither.
+            ValueError: the source is not a Qwen3 checkpoint, uses a sliding window, has no tokenizer or no room for its
+                control tokens, or its weights do not fit.
         """
-        source = AutoConfig.from_pretrained(pretrained_model_name_or_path)
-        if source.model_type != "qwen3":
-            raise ValueError(f"{pretrained_model_name_or_path} is a {source.model_type!r} checkpoint; expected 'qwen3'")
-        if source.sliding_window is not None or (source.rope_parameters or {}).get("rope_type", "default") != "default":
-            raise ValueError("Qwen3 checkpoints with a sliding window or scaled rotary positions are not supported")
-        shared = [
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "rms_norm_eps",
-            "attention_bias",
-            "tie_word_embeddings",
-            "initializer_range",
-        ]
-        fields = {name: getattr(source, name) for name in shared} | {
-            "rope_theta": source.rope_parameters["rope_theta"],
-            "pad_token_id": source.vocab_size - 3,
-            "state_token_ids": [source.vocab_size - 2, source.vocab_size - 1],
-        }
-        config = StreamerConfig(**fields | overrides)
-        model, info = super(CheckedLoading, cls).from_pretrained(
-            pretrained_model_name_or_path, config=config, output_loading_info=True
-        )
-        ours = {name.split(".")[0] for name, _ in model.named_children()} - {"model", "lm_head"}
-        foreign = [name for name in info["missing_keys"] if name.split(".")[0] not in ours]
-        if foreign or info["unexpected_keys"] or info["mismatched_keys"]:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} does not fit: missing {foreign}, "
-                f"unexpected {list(info['unexpected_keys'])}, mismatched {list(info['mismatched_keys'])}"
-            )
-        return model
+        return load_qwen3(cls, pretrained_model_name_or_path, tokenizer, **kwargs)
 
     def text_forward(self, input_ids: Tensor) -> Tensor:
         """A plain causal language model: ids (B, T) -> logits (B, T, V). With Qwen3's weights, Qwen3's logits."""
