@@ -225,7 +225,7 @@ def test_control_ids_are_the_tokenizers(qwen3, tmp_path):
     trained = StreamerTokenizer.train(["how are you"], vocab_size=300)
     assert StreamerModel.from_qwen3(qwen3, trained).config.pad_token_id == trained.pad_token_id
     published.add_tokens([f"word{index}" for index in range(14)])
-    with pytest.raises(ValueError, match="311 words with its control tokens, but .* has 310 rows"):
+    with pytest.raises(ValueError, match=r"311 words with its control tokens, but .* has 310 rows"):
         StreamerModel.from_qwen3(qwen3, published)
     shutil.copytree(qwen3, tmp_path / "mute", ignore=shutil.ignore_patterns("*token*", "vocab*", "merges*"))
     with pytest.raises(ValueError, match="has no tokenizer"):

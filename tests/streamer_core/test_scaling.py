@@ -110,6 +110,43 @@ def test_an_adapter_learns_and_leaves_the_rest_as_it_was(tmp_path):
     }
 
 
+TABLES = ["embed_tokens", "lm_head"]
+
+
+@pytest.mark.parametrize("tables", [TABLES[:1], TABLES[1:], TABLES])
+def test_an_adapter_of_a_tied_table_is_refused(tables):
+    model = tiny_model()
+    batch = a_batch(model.config)
+    expected = forward(model.eval(), batch).logits
+    for ensure in (False, True):
+        with pytest.raises(ValueError, match=r"cannot have an adapter.*modules_to_save"):
+            get_peft_model(
+                copy.deepcopy(model), LoraConfig(target_modules=["q_proj", *tables], ensure_weight_tying=ensure)
+            )
+    assert torch.equal(forward(model, batch).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("tied", "options"),
+    [(False, {"target_modules": TABLES}), (True, {"target_modules": "all-linear"})]
+    + [(True, {"target_modules": ["q_proj"], "modules_to_save": [name]}) for name in TABLES]
+    + [(True, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 2]})],
+)
+def test_tables_that_were_trained_merge_to_the_same_model(tied, options, tmp_path):
+    model = tiny_model(tie_word_embeddings=tied)
+    batch = a_batch(model.config)
+    adapted = get_peft_model(model, LoraConfig(r=4, **options)).eval()
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    expected = forward(adapted, batch).logits
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(forward(merged, batch).logits, expected, rtol=1e-4, atol=1e-4)
+    merged.save_pretrained(tmp_path)
+    loaded = StreamerModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(forward(loaded, batch).logits, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_checkpointed_gradients_are_the_same():
     plain, frugal = tiny_model().train(), tiny_model().train()
     frugal.gradient_checkpointing_enable()

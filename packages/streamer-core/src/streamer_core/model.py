@@ -24,7 +24,7 @@ from .layout import UnitLayout
 from .masks import group_rows, training_mask
 from .qwen3 import load_qwen3
 from .scheduler import FlowMatchScheduler
-from .transformer import Geometry, StreamerTransformer
+from .transformer import Geometry, StreamerTransformer, check_table
 
 
 class NoiseLevelEmbedding(nn.Module):
@@ -104,6 +104,11 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         self.audio_out = nn.Linear(c.hidden_size, c.audio_token_dim)
         self.video_out = nn.Linear(c.hidden_size, c.video_token_dim)
         self.post_init()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "lm_head":
+            check_table(self.config, name, value)
+        super().__setattr__(name, value)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Linear layers by fan-in: at small widths a language model's fixed range would start latents near zero."""

@@ -10,7 +10,7 @@ Shape legend: B session, T tokens of this pass, S key slots, L layers, Hq query 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -187,17 +187,36 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+def check_table(config: StreamerConfig, name: str, table: Any) -> None:
+    """Raise ValueError if `table` is a low-rank adapter around one of two tied tables.
+
+    peft wraps a layer by setting it anew. An adapter of words in is not one of words out, but merging adds it to both.
+    """
+    if config.tie_word_embeddings and "base_layer" in getattr(table, "_modules", ()):
+        raise ValueError(
+            f"{name} cannot have an adapter: embed_tokens and lm_head are one table (tie_word_embeddings), so that the "
+            "merged model would differ. Leave both out of target_modules; modules_to_save trains a copy of either, "
+            "trainable_token_indices some of its rows"
+        )
+
+
 class StreamerTransformer(nn.Module):
     """Embeddings (B, T, hidden) -> final hidden states (B, T, hidden), under whatever mask it is given."""
 
     def __init__(self, config: StreamerConfig) -> None:
         super().__init__()
+        self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config)
         self.num_groups = config.num_attention_heads // config.num_key_value_heads
         self.gradient_checkpointing = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "embed_tokens":
+            check_table(self.config, name, value)
+        super().__setattr__(name, value)
 
     def geometry(
         self,
