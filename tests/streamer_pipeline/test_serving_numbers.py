@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from causal_vae import flatten_state
 from diffusers import FlowMatchEulerDiscreteScheduler
 from streamer_core import FlowMatchScheduler
 from tiny_parts import open_session, random_units, tiny_pipeline
@@ -36,3 +37,29 @@ def test_a_session_sounds_at_any_age_as_at_first():
         assert one.text == other.text and one.state == other.state
         torch.testing.assert_close(other.audio, one.audio, rtol=0, atol=1e-5)
         torch.testing.assert_close(other.video, one.video, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_step_under_autocast_comes_near(dtype):
+    pipeline, units = tiny_pipeline(), random_units(9)  # past the rings' ends
+    plain, mixed = open_session(pipeline), open_session(pipeline)
+    expected = [plain.step(unit) for unit in units]
+    with torch.autocast("cpu", dtype=dtype):
+        found = [mixed.step(unit) for unit in units]
+    for name in ("audio", "video"):
+        ours, theirs = (torch.cat([getattr(unit, name) for unit in side], dim=1) for side in (found, expected))
+        assert 0 < (ours - theirs).norm() < 0.1 * theirs.norm()
+    for name, leaf in flatten_state(plain.state).items():
+        assert flatten_state(mixed.state)[name].dtype == leaf.dtype, name
+
+
+def test_a_scheduler_of_diffusers_serves_as_ours_does():
+    pipeline, units = tiny_pipeline(), random_units(3)
+    spoken = {}
+    for shift in (1.0, 5.0):
+        for scheduler in (FlowMatchScheduler, FlowMatchEulerDiscreteScheduler):
+            pipeline.scheduler = scheduler(shift=shift)
+            session = open_session(pipeline)
+            spoken[scheduler, shift] = torch.cat([session.step(unit).audio for unit in units])
+        assert torch.equal(spoken[FlowMatchScheduler, shift], spoken[FlowMatchEulerDiscreteScheduler, shift])
+    assert not torch.equal(spoken[FlowMatchScheduler, 1.0], spoken[FlowMatchScheduler, 5.0])

@@ -151,7 +151,8 @@ class Attention(nn.Module):
         if cache is not None:
             keys, values = cache  # (B, H, S, D)
             where = geometry.slots[:, None, :, None].expand_as(key)
-            key, value = keys.scatter_(2, where, key), values.scatter_(2, where, value)
+            # Under autocast the projections are of another dtype than the history.
+            key, value = keys.scatter_(2, where, key.to(keys.dtype)), values.scatter_(2, where, value.to(values.dtype))
         outputs = []
         for block, rows in zip(blocks, query.split([block.num_rows for block in blocks], dim=2), strict=True):
             seen = (key, value) if block.keys is None else (key[:, :, block.keys], value[:, :, block.keys])
