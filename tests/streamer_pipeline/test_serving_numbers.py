@@ -23,9 +23,11 @@ def listen(pipeline, num_units: int, age: int = 0):
     """What a session without a prompt says, whose clock was moved to unit `age`, a multiple of both rings' sizes."""
     pipeline.scheduler = SameNoise()
     session = open_session(pipeline, prompt="")
-    for kv in (session.state["thinker"]["kv"], session.state["performer"]):
-        assert kv["prompt_length"].item() == 0  # or its distance would grow with the age
-        kv["unit"] = kv["unit"] + age
+    with torch.inference_mode():
+        for kv in (session.state["thinker"]["kv"], session.state["performer"]):
+            assert kv["prompt_length"].item() == 0  # or its distance would grow with the age
+            kv["unit"] += age
+    session.num_units += age
     return [session.step(unit) for unit in random_units(num_units)]
 
 
