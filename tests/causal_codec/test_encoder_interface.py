@@ -62,3 +62,16 @@ def test_wrong_fields_are_refused(name, wrong):
         field = "frames_per_look"  # of which its tokens per unit follow
     with pytest.raises(ValueError, match=f"{name}Config.*{field}"):
         getattr(causal_codec, f"{name}Config")(**{field: next(iter(wrong.values()))})
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_weights_can_wait_on_disk(name, tmp_path):
+    """Any layer of an encoder may be read when it is called, and not before."""
+    encoder, shape = build(name), CASES[name][1]
+    encoder.save_pretrained(tmp_path)
+    device_map = {child: "cpu" if child == "norm" else "disk" for child, _ in encoder.named_children()}
+    placed = type(encoder).from_pretrained(tmp_path, device_map=device_map, offload_folder=tmp_path / "disk").eval()
+    assert placed.project.weight.device.type == "meta"
+    media = torch.rand(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(placed(media)[0], encoder(media)[0])

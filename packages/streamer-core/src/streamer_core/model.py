@@ -157,7 +157,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
     # ---- embeddings of one unit's tokens; every one takes and returns a leading (..., tokens, features) ----
 
     def _with_slots(self, embeddings: Tensor, region: slice) -> Tensor:
-        return embeddings + self.slot_embedding.weight[region]
+        return embeddings + self.slot_embedding(self.layout.indices(region, embeddings.device))
 
     def embed_user(self, text: Tensor, audio: Tensor, video: Tensor) -> Tensor:
         """User streams of a unit -> (..., user tokens, D)."""
