@@ -32,7 +32,7 @@ def same_model_twice() -> tuple[Qwen3ForCausalLM, StreamerModel]:
     theirs = Qwen3ForCausalLM(config).eval()
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
-        return theirs, StreamerModel.from_qwen3(folder, perception_dim=8).eval()
+        return theirs, StreamerModel.from_qwen3(folder, perception_dim=8, pad_token_id=0, state_token_ids=[1, 2]).eval()
 
 
 @dataclass

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from causal_vae import CausalConv1d, CausalConvNeXt, State, StreamingModule, StreamingSequential
+from causal_vae import CausalConv1d, CausalConvNeXt, State, StreamingModule, StreamingSequential, check_fields
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -46,6 +46,7 @@ class CausalAudioEncoderConfig(PreTrainedConfig):
     output_dim: int = 128
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs, floors={"depths": 0})
         self.strides = self.strides or [2, 2, 2]
         self.widths = self.widths or [96, 128, 160]
         self.depths = self.depths or [2, 2, 1]

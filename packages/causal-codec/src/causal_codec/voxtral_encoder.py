@@ -22,7 +22,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from causal_vae import CausalConv1d, SlidingAttention, State, StreamingModule, StreamingSequential, substates
+from causal_vae import (
+    CausalConv1d,
+    SlidingAttention,
+    State,
+    StreamingModule,
+    StreamingSequential,
+    check_fields,
+    substates,
+)
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -70,8 +78,9 @@ class VoxtralAudioEncoderConfig(PreTrainedConfig):
     rms_norm_eps: float = 1e-5
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs, floors={})
         super().__post_init__(**kwargs)
-        if self.tokens_per_unit < 1 or FRAMES_PER_UNIT % self.tokens_per_unit:
+        if FRAMES_PER_UNIT % self.tokens_per_unit:
             raise ValueError(
                 f"VoxtralAudioEncoderConfig: tokens_per_unit must divide the tower's {FRAMES_PER_UNIT} frames per "
                 f"unit; got {self.tokens_per_unit}"

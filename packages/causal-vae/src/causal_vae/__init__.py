@@ -6,9 +6,10 @@ from .attention import SlidingAttention
 from .audio_vae import AudioDecoder, CausalAudioVAE, CausalConvNeXt
 from .cards import BringsCard
 from .certificate import Certificate, certify
+from .config_fields import check_fields
 from .distributions import DiagonalGaussian
 from .layers import CausalConv1d, CausalConv3d, CausalConvTranspose1d
-from .loading import CheckedLoading
+from .loading import CheckedLoading, as_dtype, take_dtype
 from .mimi_audio_vae import MimiAudioVAE
 from .spectral import InverseSTFT, LogMel, mel_filterbank
 from .streaming import (
@@ -51,7 +52,9 @@ __all__ = [
     "StreamingSequential",
     "VideoDecoder",
     "WanVideoVAE",
+    "as_dtype",
     "certify",
+    "check_fields",
     "clone_state",
     "flatten_state",
     "index_state",
@@ -62,5 +65,6 @@ __all__ = [
     "stack_states",
     "state_nbytes",
     "substates",
+    "take_dtype",
     "unflatten_state",
 ]

@@ -15,6 +15,27 @@ from torch import nn
 from .cards import BringsCard
 
 
+def as_dtype(value: str | torch.dtype | None) -> torch.dtype | None:
+    """A floating dtype by itself or by its name, "bfloat16" or "torch.bfloat16"; None is None.
+
+    Raises:
+        ValueError: it is no floating dtype of torch.
+    """
+    dtype = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    if value is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype must be a floating torch.dtype or its name, such as 'bfloat16'; got {value!r}")
+    return dtype
+
+
+def take_dtype(options: dict[str, Any]) -> torch.dtype | None:
+    """Take `dtype`, or `torch_dtype` as diffusers spells it, out of keyword arguments.
+
+    None where neither is given, or "auto", which leaves it to the class that loads.
+    """
+    values = [options.pop(name, None) for name in ("dtype", "torch_dtype")]
+    return as_dtype(next((value for value in values if value not in (None, "auto")), None))
+
+
 class CheckedLoading(BringsCard):
     """Mixin before diffusers' `ModelMixin` or transformers' `PreTrainedModel`: clear errors, and a card.
 
@@ -34,6 +55,8 @@ class CheckedLoading(BringsCard):
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         if Path(pretrained_model_name_or_path).is_dir():
             check_folder_holds(folder, cls.saved_as or cls.__name__)
+        if (dtype := take_dtype(kwargs)) is not None:
+            kwargs["dtype"] = dtype
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported below, all at once
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)

@@ -34,7 +34,7 @@ from .attention import SlidingAttention
 from .distributions import DiagonalGaussian
 from .latents import LatentNorm
 from .layers import CausalConv1d, CausalConvTranspose1d
-from .loading import CheckedLoading, _check_weights_fit, check_folder_holds
+from .loading import CheckedLoading, _check_weights_fit, check_folder_holds, take_dtype
 from .streaming import State, StreamingModule, StreamingSequential, substates
 
 if TYPE_CHECKING:
@@ -241,7 +241,11 @@ class MimiAudioVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if is_local:
             check_folder_holds(folder, TRANSFORMERS_CLASS)
-        kwargs = {"dtype": torch.float32} | kwargs | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        kwargs |= {
+            "dtype": take_dtype(kwargs) or torch.float32,
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+        }
         mimi, info = _mimi_class().from_pretrained(pretrained_model_name_or_path, **kwargs)
         _check_weights_fit(info, f"the weights in {folder} do not fit the config.json beside them")
         return cls.from_mimi(mimi)

@@ -6,8 +6,6 @@ from .cache import KVLayout, advance, append_tail, grow, init_kv_state, read_tai
 from .config import StreamerConfig, preset
 from .generation import (
     GeneratedUnit,
-    Latents,
-    Solver,
     choose_language,
     commit_response,
     context_pass,
@@ -21,7 +19,15 @@ from .latents import pack_audio, pack_video, unpack_audio, unpack_video
 from .layout import UnitLayout
 from .masks import training_mask
 from .model import Reference, StreamerModel, StreamerOutput, UnitStreams, WeightedMean, streamer_loss
-from .scheduler import FlowMatchScheduler, SchedulerMixin, UniPCFlowScheduler, sample_logit_normal  # noqa: F401
+from .scheduler import (
+    FlowMatchScheduler,
+    Latents,
+    SchedulerMixin,  # noqa: F401  (pipelines look the base class up here)
+    Solver,
+    UniPCFlowScheduler,
+    as_solver,
+    sample_logit_normal,
+)
 from .tokenizer import StreamerTokenizer
 from .transformer import Geometry, StreamerTransformer
 
@@ -48,6 +54,7 @@ __all__ = [
     "WeightedMean",
     "advance",
     "append_tail",
+    "as_solver",
     "choose_language",
     "commit_response",
     "context_pass",

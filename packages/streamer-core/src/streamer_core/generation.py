@@ -9,8 +9,8 @@ Shape legend: B session, U user tokens, T tokens, S agent's text slots, V vocabu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from causal_vae import State
@@ -18,17 +18,8 @@ from torch import Tensor
 
 from .cache import KVLayout, advance
 from .model import StreamerModel
+from .scheduler import Latents, Solver
 from .transformer import Geometry
-
-Latents = dict[str, Tensor]
-Velocity = Callable[[Latents, Tensor], Latents]
-
-
-class Solver(Protocol):
-    """Anything that integrates a velocity field from noise to clean latents, `FlowMatchScheduler` for one."""
-
-    def solve(self, velocity: Velocity, noise: Latents, num_steps: int) -> Latents: ...
-
 
 # ---- language: the state slot and the agent's text slots ----
 

@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from causal_vae import CheckedLoading, State
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .cache import KVLayout
 from .config import StreamerConfig
 from .layout import UnitLayout
 from .masks import group_rows, training_mask
+from .qwen3 import load_qwen3
 from .scheduler import FlowMatchScheduler
-from .transformer import Geometry, StreamerTransformer
+from .transformer import Geometry, StreamerTransformer, check_table
 
 
 class NoiseLevelEmbedding(nn.Module):
@@ -83,7 +84,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
     config_class = StreamerConfig
     base_model_prefix = "model"
-    main_input_name = "input_ids"
+    main_input_name = "streams"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DecoderLayer"]
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -104,6 +105,11 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         self.video_out = nn.Linear(c.hidden_size, c.video_token_dim)
         self.post_init()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "lm_head":
+            check_table(self.config, name, value)
+        super().__setattr__(name, value)
+
     def _init_weights(self, module: nn.Module) -> None:
         """Linear layers by fan-in: at small widths a language model's fixed range would start latents near zero."""
         if isinstance(module, nn.Linear):
@@ -115,50 +121,30 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
 
     @classmethod
-    def from_qwen3(cls, pretrained_model_name_or_path: str | os.PathLike, **overrides: Any) -> StreamerModel:
-        """Start from the weights of a `Qwen3ForCausalLM` folder or hub id; `overrides` are `StreamerConfig` fields.
+    def from_qwen3(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        tokenizer: PreTrainedTokenizerFast | None = None,
+        **kwargs: Any,
+    ) -> StreamerModel:
+        """Start from the weights of a `Qwen3ForCausalLM` folder or hub id.
 
         Text behaviour is kept exactly (`text_forward` gives that model's logits); only the parts that Qwen3 does not
-        have are new. Control tokens take the last rows of the vocabulary unless named: Qwen3 leaves those unused.
+        have are new.
+
+        Args:
+            tokenizer: the words of this model, with the control tokens or still without; default: what stands beside
+                the weights. Control ids are those that `StreamerTokenizer.extend` gives, unless `pad_token_id` and
+                `state_token_ids` name them.
+            kwargs: fields of `StreamerConfig`, and options of transformers' `from_pretrained`: dtype, revision, token,
+                cache_dir, local_files_only, device_map ...
 
         Raises:
-            ValueError: the source is not a Qwen3 checkpoint, uses a sliding window, or its weights do not fit.
+            TypeError: a keyword is neither.
+            ValueError: the source is not a Qwen3 checkpoint, uses a sliding window, has no tokenizer or no room for its
+                control tokens, or its weights do not fit.
         """
-        source = AutoConfig.from_pretrained(pretrained_model_name_or_path)
-        if source.model_type != "qwen3":
-            raise ValueError(f"{pretrained_model_name_or_path} is a {source.model_type!r} checkpoint; expected 'qwen3'")
-        if source.sliding_window is not None or (source.rope_parameters or {}).get("rope_type", "default") != "default":
-            raise ValueError("Qwen3 checkpoints with a sliding window or scaled rotary positions are not supported")
-        shared = [
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "rms_norm_eps",
-            "attention_bias",
-            "tie_word_embeddings",
-            "initializer_range",
-        ]
-        fields = {name: getattr(source, name) for name in shared} | {
-            "rope_theta": source.rope_parameters["rope_theta"],
-            "pad_token_id": source.vocab_size - 3,
-            "state_token_ids": [source.vocab_size - 2, source.vocab_size - 1],
-        }
-        config = StreamerConfig(**fields | overrides)
-        model, info = super(CheckedLoading, cls).from_pretrained(
-            pretrained_model_name_or_path, config=config, output_loading_info=True
-        )
-        ours = {name.split(".")[0] for name, _ in model.named_children()} - {"model", "lm_head"}
-        foreign = [name for name in info["missing_keys"] if name.split(".")[0] not in ours]
-        if foreign or info["unexpected_keys"] or info["mismatched_keys"]:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} does not fit: missing {foreign}, "
-                f"unexpected {list(info['unexpected_keys'])}, mismatched {list(info['mismatched_keys'])}"
-            )
-        return model
+        return load_qwen3(cls, pretrained_model_name_or_path, tokenizer, **kwargs)
 
     def text_forward(self, input_ids: Tensor) -> Tensor:
         """A plain causal language model: ids (B, T) -> logits (B, T, V). With Qwen3's weights, Qwen3's logits."""
@@ -171,7 +157,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
     # ---- embeddings of one unit's tokens; every one takes and returns a leading (..., tokens, features) ----
 
     def _with_slots(self, embeddings: Tensor, region: slice) -> Tensor:
-        return embeddings + self.slot_embedding.weight[region]
+        return embeddings + self.slot_embedding(self.layout.indices(region, embeddings.device))
 
     def embed_user(self, text: Tensor, audio: Tensor, video: Tensor) -> Tensor:
         """User streams of a unit -> (..., user tokens, D)."""
@@ -357,6 +343,7 @@ class WeightedMean:
 def streamer_loss(
     output: StreamerOutput,
     streams: UnitStreams,
+    config: StreamerConfig,
     noise_audio: Tensor | None = None,
     noise_video: Tensor | None = None,
     sigma: Tensor | None = None,
@@ -375,8 +362,8 @@ def streamer_loss(
     them, as `streamer_pipeline.training` does.
 
     Args:
+        config: the model's. It says which slots are silent, and the `min_sigma` below which no error weighs less.
         noise_audio, noise_video: (B, N, K, tokens, dim), the eps that made the noisy copies; None for language alone.
-        config: the model's; its `pad_token_id` is silence, and below its `min_sigma` errors weigh no less.
         pad_weight: weight of silent text slots relative to words (silence is most of a conversation).
         sample_weighting: weigh the velocity error by sigma^2, which is the error of the predicted sample.
         valid: (B, K) boolean, units that count; default all.

@@ -63,6 +63,11 @@ class StreamerTokenizer(BringsCard, PreTrainedTokenizerFast):
         """{"listen": id, "speak": id}."""
         return {name.strip("<|>"): self.convert_tokens_to_ids(name) for name in STATES}
 
+    @property
+    def control_ids(self) -> dict[str, int | list[int]]:
+        """The fields of `StreamerConfig` that name control tokens, as this tokenizer has them."""
+        return {"pad_token_id": self.pad_token_id, "state_token_ids": list(self.state_ids.values())}
+
     def encode_words(self, text: str) -> list[int]:
         """Ids of `text` without control tokens. It begins a new word, with a leading space, whatever the tokenizer."""
         if not text.strip():

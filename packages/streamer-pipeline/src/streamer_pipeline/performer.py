@@ -17,6 +17,7 @@ from streamer_core import (
     Solver,
     StreamerModel,
     append_tail,
+    as_solver,
     commit_response,
     read_tail,
     response_velocity,
@@ -31,7 +32,7 @@ class Performer:
     stages = ("receive", "velocity", "commit")
 
     def __init__(self, streamer: StreamerModel, solver: Solver) -> None:
-        self.streamer, self.layout, self.solver = streamer, streamer.layout, solver
+        self.streamer, self.layout, self.solver = streamer, streamer.layout, as_solver(solver)
 
     def compile(self, **options: Any) -> None:
         """Compile each stage as one graph with `torch.compile`'s options. Shapes are static: one per batch size."""

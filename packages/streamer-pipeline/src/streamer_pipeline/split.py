@@ -172,6 +172,11 @@ class SplitSession:
         return self._session.options
 
     @property
+    def state(self) -> State:
+        """The thinker's half, as it is now; the performer's lives at the other end."""
+        return {"thinker": self._side.state}
+
+    @property
     def ledger(self):
         """Timings of the latest units, of both sides."""
         return self._session.ledger
