@@ -343,7 +343,6 @@ class WeightedMean:
 def streamer_loss(
     output: StreamerOutput,
     streams: UnitStreams,
-    config: StreamerConfig,
     noise_audio: Tensor | None = None,
     noise_video: Tensor | None = None,
     sigma: Tensor | None = None,
