@@ -21,7 +21,7 @@ import os
 from typing import Any
 
 import torch.nn.functional as F
-from causal_vae import State
+from causal_vae import State, StreamSpec
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -143,6 +143,14 @@ class SiglipVideoEncoder(PerceptionEncoder):
         encoder = cls(SiglipVideoEncoderConfig(**fields))
         encoder.tower.load_state_dict(tower.state_dict())
         return encoder.to(tower.dtype)
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            frames_per_unit=4,
+            user_video_tokens=self.config.tokens_per_unit,
+            perception_dim=self.config.output_dim,
+        )
 
     def chunk_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, ...]:
         """The state does not depend on the camera's size, so it may be left out."""

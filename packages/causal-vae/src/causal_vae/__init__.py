@@ -8,8 +8,9 @@ from .cards import BringsCard
 from .certificate import Certificate, certify
 from .distributions import DiagonalGaussian
 from .layers import CausalConv1d, CausalConv3d, CausalConvTranspose1d
-from .loading import CheckedLoading
+from .loading import CheckedFiles, CheckedLoading, as_dtype, take_dtype
 from .mimi_audio_vae import MimiAudioVAE
+from .spec import StreamSpec, per_unit
 from .spectral import InverseSTFT, LogMel, mel_filterbank
 from .streaming import (
     State,
@@ -40,6 +41,7 @@ __all__ = [
     "CausalConvTranspose1d",
     "CausalVideoVAE",
     "Certificate",
+    "CheckedFiles",
     "CheckedLoading",
     "DiagonalGaussian",
     "InverseSTFT",
@@ -47,20 +49,24 @@ __all__ = [
     "MimiAudioVAE",
     "SlidingAttention",
     "State",
+    "StreamSpec",
     "StreamingModule",
     "StreamingSequential",
     "VideoDecoder",
     "WanVideoVAE",
+    "as_dtype",
     "certify",
     "clone_state",
     "flatten_state",
     "index_state",
     "map_state",
     "mel_filterbank",
+    "per_unit",
     "reset_state",
     "select_state",
     "stack_states",
     "state_nbytes",
     "substates",
+    "take_dtype",
     "unflatten_state",
 ]

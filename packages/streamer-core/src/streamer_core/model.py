@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from causal_vae import CheckedLoading, State
+from causal_vae import CheckedLoading, State, StreamSpec
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
@@ -104,6 +105,30 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         self.video_out = nn.Linear(c.hidden_size, c.video_token_dim)
         self.post_init()
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, also while its weights wait elsewhere (accelerate's offloading to CPU or disk)."""
+        for module in self.modules() if hasattr(self, "_hf_hook") else ():
+            device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+        return super().device
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        c = self.config
+        return StreamSpec(
+            user_audio_tokens=c.user_audio_tokens,
+            user_video_tokens=c.user_video_tokens,
+            perception_dim=c.perception_dim,
+            audio_latents_per_unit=c.audio_latents_per_unit,
+            audio_latent_channels=c.audio_latent_channels,
+            video_latent_channels=c.video_latent_channels,
+            video_latent_height=c.video_latent_height,
+            video_latent_width=c.video_latent_width,
+            vocab_size=c.vocab_size,
+        )
+
     def _init_weights(self, module: nn.Module) -> None:
         """Linear layers by fan-in: at small widths a language model's fixed range would start latents near zero."""
         if isinstance(module, nn.Linear):
@@ -160,6 +185,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             )
         return model
 
+    @apply_forward_hook
     def text_forward(self, input_ids: Tensor) -> Tensor:
         """A plain causal language model: ids (B, T) -> logits (B, T, V). With Qwen3's weights, Qwen3's logits."""
         batch, length = input_ids.shape
@@ -171,17 +197,21 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
     # ---- embeddings of one unit's tokens; every one takes and returns a leading (..., tokens, features) ----
 
     def _with_slots(self, embeddings: Tensor, region: slice) -> Tensor:
-        return embeddings + self.slot_embedding.weight[region]
+        # By a call and not by its weight, which may wait on a disk until the module is called.
+        return embeddings + self.slot_embedding(self.layout.indices(region, embeddings.device))
 
+    @apply_forward_hook
     def embed_user(self, text: Tensor, audio: Tensor, video: Tensor) -> Tensor:
         """User streams of a unit -> (..., user tokens, D)."""
         parts = [self.model.embed_tokens(text), self.user_audio_in(audio), self.user_video_in(video)]
         return self._with_slots(torch.cat(parts, dim=-2), self.layout.user)
 
+    @apply_forward_hook
     def embed_language(self, ids: Tensor, region: slice) -> Tensor:
         """Language slots `region` with token ids (..., slots) -> (..., slots, D)."""
         return self._with_slots(self.model.embed_tokens(ids), region)
 
+    @apply_forward_hook
     def embed_response(self, audio: Tensor, video: Tensor, sigma: Tensor, video_sigma: Tensor | None = None) -> Tensor:
         """Packed latents (..., tokens, dim) at noise level sigma (...) -> (..., response tokens, D).
 
@@ -193,6 +223,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         latents = [self.audio_in(audio) + levels[0], self.video_in(video) + levels[1]]
         return self._with_slots(torch.cat(latents, dim=-2), self.layout.response)
 
+    @apply_forward_hook
     def embed_prompt(self, prompt_ids: Tensor, reference: Reference | None = None) -> Tensor:
         """Words (B, P), then the reference's units as clean responses stand in history: (B, P', D)."""
         words = self.model.embed_tokens(prompt_ids)
@@ -201,6 +232,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         clean = words.new_zeros(reference.audio.shape[:2])
         return torch.cat([words, self.embed_response(reference.audio, reference.video, clean).flatten(1, 2)], dim=1)
 
+    @apply_forward_hook
     def velocities(
         self, hidden: Tensor, audio: Tensor, video: Tensor, sigma: Tensor, video_sigma: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -298,6 +330,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             slots=kv_layout.slots(unit, region),
         )
 
+    @apply_forward_hook
     def step(self, embeddings: Tensor, state: State, geometry: Geometry) -> Tensor:
         """One pass over tokens (B, T, D) of each session's current unit: final hidden states (B, T, D).
 

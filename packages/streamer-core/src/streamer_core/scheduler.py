@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from causal_vae import BringsCard
+from causal_vae import CheckedFiles
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  (pipelines look the base class up here)
@@ -22,12 +22,14 @@ def _expand(sigma: Tensor, like: Tensor) -> Tensor:
     return sigma.view(*sigma.shape, *[1] * (like.dim() - sigma.dim()))
 
 
-class FlowMatchScheduler(BringsCard, FlowMatchEulerDiscreteScheduler):
+class FlowMatchScheduler(CheckedFiles, FlowMatchEulerDiscreteScheduler):
     """diffusers' flow-match Euler scheduler plus pure functions for joint denoising.
 
     `noise_levels`, `add_noise`, `velocity_target`, `euler_step` and `solve` touch no attribute that changes; the
     parent's stepping interface remains for those who swap it into other pipelines.
     """
+
+    checked_files = ("scheduler_config.json",)
 
     @staticmethod
     def noise_levels(num_steps: int, device: torch.device | str | None = None) -> Tensor:
@@ -67,12 +69,14 @@ class FlowMatchScheduler(BringsCard, FlowMatchEulerDiscreteScheduler):
         return latents
 
 
-class UniPCFlowScheduler(BringsCard, UniPCMultistepScheduler):
+class UniPCFlowScheduler(CheckedFiles, UniPCMultistepScheduler):
     """diffusers' UniPC multistep solver (Zhao et al. 2023) behind `solve`: more accurate than Euler at equal passes.
 
     UniPC counts its own steps, so every solve runs on a fresh copy; both modalities go through it as one tensor,
     which keeps one noise level and one history of derivatives for both.
     """
+
+    checked_files = ("scheduler_config.json",)
 
     @register_to_config
     def __init__(self, num_train_timesteps: int = 1000, solver_order: int = 2) -> None:
