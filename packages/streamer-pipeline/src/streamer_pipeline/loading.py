@@ -141,12 +141,15 @@ class PipelineLoading(DiffusionPipeline):
         safe_serialization: bool = True,
         variant: str | None = None,
         max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **upload: Any,
     ) -> None:
         """Write every part to a folder of its own, and the index beside them.
 
         Args:
             safe_serialization: always; weights are safetensors.
             variant: "fp16" gives `*.fp16.safetensors`. max_shard_size: of a file, "5GB" or bytes.
+            push_to_hub: do that, too; `upload` are its arguments, and `repo_id` is the folder's name if not given.
 
         Raises:
             ValueError: `safe_serialization=False`.
@@ -155,6 +158,12 @@ class PipelineLoading(DiffusionPipeline):
         refuse_pickles(safe_serialization)
         check_is_place_for_folder(save_directory)
         super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size)
+        if push_to_hub:
+            self.push_to_hub(upload.pop("repo_id", Path(save_directory).name), variant=variant, **upload)
+        elif upload:
+            refuse_unknown(
+                upload, ("safe_serialization", "variant", "max_shard_size", "push_to_hub"), "save_pretrained"
+            )
 
     def push_to_hub(
         self,
