@@ -14,7 +14,8 @@ PACKAGES = {
     "streamer_pipeline": ("streamer-pipeline", {"causal_vae", "causal_codec", "streamer_core"}),
 }
 # streamer_core takes streaming primitives and the loading guard only: it meets the codec and the VAEs as tensors.
-PRIMITIVES = {"BringsCard", "State", "StreamSpec", "StreamingModule", "CheckedFiles", "CheckedLoading", "flatten_state", "map_state", "clone_state"}
+PRIMITIVES = {"BringsCard", "State", "StreamingModule", "CheckedLoading", "flatten_state", "map_state", "clone_state"}
+PRIMITIVES |= {"CheckedFiles", "StreamSpec", "execution_device"}
 
 
 def imports(path: Path) -> list[tuple[str, list[str]]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from causal_vae import CheckedLoading, State, StreamSpec
+from causal_vae import CheckedLoading, State, StreamSpec, execution_device
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
@@ -107,12 +107,8 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes, also while its weights wait elsewhere (accelerate's offloading to CPU or disk)."""
-        for module in self.modules() if hasattr(self, "_hf_hook") else ():
-            device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-            if device is not None:
-                return torch.device(device)
-        return super().device
+        """Where it computes, whether or not its weights wait elsewhere."""
+        return execution_device(self)
 
     @property
     def stream_spec(self) -> StreamSpec:
@@ -316,6 +312,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
     # ---- serving: one unit, against the key-value state ----
 
+    @apply_forward_hook
     def geometry(self, state: State, kv_layout: KVLayout, region: slice) -> Geometry:
         """Where the tokens `region` of each session's current unit stand, for every pass over them.
 

@@ -15,6 +15,7 @@ from .units import FRAMES_PER_UNIT, SAMPLE_RATE
 # The pipeline's own clock, which no part can change.
 CLOCK = StreamSpec(sample_rate=SAMPLE_RATE, frames_per_unit=FRAMES_PER_UNIT, frames_per_latent=FRAMES_PER_UNIT)
 
+KINDS = ("audio", "video")
 _STREAMING = ("stride", "upsample", "chunk_shape", "init_state", "forward")
 CONTRACT = {
     "streamer": ("prefill", "step", "embed_user", "embed_language", "embed_response", "velocities"),
@@ -52,7 +53,7 @@ def check_fit(parts: Mapping[str, Any]) -> None:
     given = {name: part for name, part in parts.items() if part is not None}
     for name, part in given.items():
         check_contract(name, part)
-    for kind in ("audio", "video"):
+    for kind in KINDS:
         if not given.keys() & {f"{kind}_vae", f"{kind}_decoder"}:
             raise ValueError(f"nothing can render {kind}: give {kind}_decoder or {kind}_vae")
     specs = {f"{name} ({type(part).__name__})": spec_of(name, part) for name, part in given.items()}

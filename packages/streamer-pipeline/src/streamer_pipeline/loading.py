@@ -161,9 +161,8 @@ class PipelineLoading(DiffusionPipeline):
         if push_to_hub:
             self.push_to_hub(upload.pop("repo_id", Path(save_directory).name), variant=variant, **upload)
         elif upload:
-            refuse_unknown(
-                upload, ("safe_serialization", "variant", "max_shard_size", "push_to_hub"), "save_pretrained"
-            )
+            known = ("safe_serialization", "variant", "max_shard_size", "push_to_hub")
+            refuse_unknown(upload, known, f"{type(self).__name__}.save_pretrained")
 
     def push_to_hub(
         self,

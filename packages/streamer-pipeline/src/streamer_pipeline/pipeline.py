@@ -26,13 +26,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .batch import SessionBatch
-from .fit import check_fit
-from .loading import BUNDLED, PipelineLoading, bundled_checkpoint  # noqa: F401
+from .fit import KINDS, check_fit
+from .loading import PipelineLoading
 from .media import RecordingReader
 from .performer import Performer
 from .session import SessionOptions, StreamerSession
 from .thinker import Renderer, Thinker
-from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, UnitBuffer, UserUnit, check_text
+from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, as_tensor, check_text, split_units
 from .world import PreparedWorld, World, encode_reference
 
 _GRAPHS_PER_STAGE = 64  # sizes of batches and of full histories, which double
@@ -83,7 +83,6 @@ class StreamerPipeline(PipelineLoading):
             or `num_inference_steps` is not what it should be.
     """
 
-    model_cpu_offload_seq = "audio_encoder->video_encoder->streamer->audio_decoder->video_decoder"
     _optional_components = ["audio_vae", "video_vae", "audio_decoder", "video_decoder"]
 
     def __init__(
@@ -165,6 +164,12 @@ class StreamerPipeline(PipelineLoading):
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, _GRAPHS_PER_STAGE)
         self._compiling, self._made_of = options, None
+
+    @property
+    def model_cpu_offload_seq(self) -> str:
+        """The parts that a unit goes through, in turn: of `enable_model_cpu_offload` each sends the one before away."""
+        renderers = (f"{kind}_vae" if getattr(self, f"{kind}_decoder") is None else f"{kind}_decoder" for kind in KINDS)
+        return "->".join(("audio_encoder", "video_encoder", "streamer", *renderers))
 
     def _renderer(self, name: str) -> Renderer:
         decoder: StreamingModule | None = getattr(self, f"{name}_decoder")
@@ -269,7 +274,7 @@ class StreamerPipeline(PipelineLoading):
         """
         text = self._prompt_text(world)
         check_text("prompt", text)
-        ids = torch.tensor([self.tokenizer.encode_words(text)], dtype=torch.int64, device=self.device)
+        ids = torch.tensor([self.tokenizer.encode_words(text)], dtype=torch.int64, device=self.streamer.device)
         reference = None
         with self.evaluating():
             if isinstance(world, World) and world.picture is not None:
@@ -370,33 +375,6 @@ class StreamerPipeline(PipelineLoading):
             units.append(agent)
             if self.interrupt:
                 break
+        self.maybe_free_model_hooks()
         output = StreamerPipelineOutput.of(units, output_type)
         return output if return_dict else output.to_tuple()
-
-
-def split_units(audio: Tensor, video: Tensor) -> list[UserUnit]:
-    """Whole recordings (1, T), (3, T', H, W) -> units, the last one padded.
-
-    Raises:
-        ValueError: a shape or a range is wrong, or there is neither sound nor picture.
-    """
-    if video.ndim != 4 or not video.shape[2] * video.shape[3]:
-        raise ValueError(f"video has shape (3, frames, height, width), got {tuple(video.shape)}")
-    if not (audio.numel() or video.numel()):
-        raise ValueError("audio and video are empty: there is nobody to talk to")
-    buffer = UnitBuffer(video.shape[2], video.shape[3], max_units=10**9)
-    buffer.push_audio(audio)
-    buffer.push_video(video)
-    units = []
-    while (unit := buffer.flush()) is not None:
-        units.append(unit)
-    return units
-
-
-def as_tensor(name: str, media: Tensor | np.ndarray) -> Tensor:
-    """Media of either library as a tensor that shares its memory."""
-    if isinstance(media, np.ndarray):
-        return torch.from_numpy(media)
-    if not isinstance(media, Tensor):
-        raise TypeError(f"{name} is a torch tensor or a numpy array, got {type(media).__name__}")
-    return media
