@@ -117,10 +117,17 @@ class CheckedFiles(BringsCard):
         Raises:
             ValueError: a file is missing or damaged.
         """
-        if Path(pretrained_model_name_or_path).is_dir():
-            for name in cls.checked_files:
-                read_json(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", name))
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if not Path(pretrained_model_name_or_path).is_dir():
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        found = [Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", name) for name in cls.checked_files]
+        for file in found:
+            read_json(file)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (OSError, ValueError):
+            raise
+        except Exception as error:  # tokenizers raises nothing more exact
+            raise ValueError(f"{found[0]} is damaged: no {cls.__name__} can be made of it ({error!r})") from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
         """As the base class's.
@@ -151,6 +158,7 @@ class CheckedLoading(BringsCard):
             TypeError: a keyword is neither an option of loading nor a field of the config.
         """
         refuse_unknown(kwargs, LOADING_OPTIONS | _config_fields(cls), f"{cls.__name__}.from_pretrained")
+        refuse_pickles(kwargs.get("use_safetensors", True), "use_safetensors")
         if (dtype := take_dtype(kwargs)) is not None:
             kwargs["dtype"] = dtype
         folder, whole = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""), {}
@@ -185,7 +193,7 @@ class CheckedLoading(BringsCard):
             ValueError: `safe_serialization=False`, which would write a pickle; no loading here reads one.
             OSError: a file is in the way, or the weights cannot be written.
         """
-        refuse_pickles(safe_serialization)
+        refuse_pickles(safe_serialization, "safe_serialization")
         check_is_place_for_folder(save_directory)
         if max_shard_size is not None:
             kwargs["max_shard_size"] = max_shard_size
@@ -207,10 +215,10 @@ def _config_fields(cls: type) -> set[str]:
     return {field.name for field in dataclasses.fields(cls.config_class)}
 
 
-def refuse_pickles(safe_serialization: bool) -> None:
-    """Raise ValueError unless weights are to be saved as safetensors."""
-    if not safe_serialization:
-        raise ValueError("safe_serialization=False writes pickles, which are never read here; leave it out")
+def refuse_pickles(safe: bool | None, option: str) -> None:
+    """Raise ValueError if the value of `option` asks for another format than safetensors; None does not."""
+    if safe is not None and not safe:
+        raise ValueError(f"{option}=False asks for pickles, which are never read or written here; leave it out")
 
 
 def _check_weights_fit(info: dict[str, Any], problem: str) -> None:

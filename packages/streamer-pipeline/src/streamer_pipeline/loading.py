@@ -61,8 +61,7 @@ class PipelineLoading(DiffusionPipeline):
         """
         components = cls._component_names()
         refuse_unknown(kwargs, PIPELINE_OPTIONS | cls._keywords(), f"{cls.__name__}.from_pretrained")
-        if kwargs.get("use_safetensors") is False:
-            raise ValueError("use_safetensors=False asks for pickles, which are never read here; leave it out")
+        refuse_pickles(kwargs.get("use_safetensors"), "use_safetensors")
         dtype = take_dtype(kwargs)
         if isinstance(dtype, dict):
             refuse_unknown(dtype, {*components, "default"}, "the dictionary of dtypes")
@@ -155,7 +154,7 @@ class PipelineLoading(DiffusionPipeline):
             ValueError: `safe_serialization=False`.
             OSError: a file is in the way, or a folder cannot be written.
         """
-        refuse_pickles(safe_serialization)
+        refuse_pickles(safe_serialization, "safe_serialization")
         check_is_place_for_folder(save_directory)
         super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size)
         if push_to_hub:
