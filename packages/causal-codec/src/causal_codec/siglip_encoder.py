@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from causal_vae import State, StreamSpec
 from huggingface_hub.dataclasses import strict
@@ -178,7 +179,8 @@ class SiglipVideoEncoder(PerceptionEncoder):
         patches = frames.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 3, 5, 1)
         embeddings = self.tower.embeddings.patch_embedding(patches.flatten(3).flatten(1, 2))
         side = int(self.config.num_patches**0.5)
-        places = self.tower.embeddings.position_embedding.weight.unflatten(0, (side, side)).permute(2, 0, 1)[None]
+        every_place = torch.arange(self.config.num_patches, device=frames.device)
+        places = self.tower.embeddings.position_embedding(every_place).unflatten(0, (side, side)).permute(2, 0, 1)[None]
         # float: antialiasing on CPU knows no half precision.
         places = F.interpolate(places.float(), (rows, columns), mode="bilinear", antialias=True).to(embeddings.dtype)
         hidden = self.tower.encoder(inputs_embeds=embeddings + places.flatten(2).transpose(1, 2)).last_hidden_state
