@@ -11,7 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from causal_vae import CausalConv1d, CausalConvNeXt, State, StreamingModule, StreamingSequential, check_fields
+from causal_vae import (
+    CausalConv1d,
+    CausalConvNeXt,
+    State,
+    StreamingModule,
+    StreamingSequential,
+    StreamSpec,
+    check_fields,
+    per_unit,
+)
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -162,6 +171,14 @@ class CausalAudioEncoder(PerceptionEncoder):
         self.norm = nn.LayerNorm(config.output_dim)
         self.stride = config.samples_per_token
         self.post_init()
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            sample_rate=self.config.sample_rate,
+            user_audio_tokens=per_unit(self.config.sample_rate, self.stride),
+            perception_dim=self.config.output_dim,
+        )
 
     def chunk_shape(self) -> tuple[int, ...]:
         return 1, self.stride

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from causal_vae import State, check_fields
+from causal_vae import State, StreamSpec, check_fields
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -143,6 +143,14 @@ class SiglipVideoEncoder(VideoPerceptionEncoder):
         encoder = cls(SiglipVideoEncoderConfig(**fields))
         encoder.tower.load_state_dict(tower.state_dict())
         return encoder.to(tower.dtype)
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            frames_per_unit=4,
+            user_video_tokens=self.config.tokens_per_unit,
+            perception_dim=self.config.output_dim,
+        )
 
     def resize(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(pictures, size, mode="bilinear", antialias=True)

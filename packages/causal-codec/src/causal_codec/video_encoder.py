@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 import torch.nn.functional as F
-from causal_vae import CausalConv1d, State, check_fields
+from causal_vae import CausalConv1d, State, StreamSpec, check_fields, per_unit
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -109,6 +109,14 @@ class CausalVideoEncoder(VideoPerceptionEncoder):
         self.norm = nn.LayerNorm(config.output_dim)
         self.stride, self.upsample = config.frames_per_look, config.tokens_per_look
         self.post_init()
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            frames_per_unit=per_unit(self.config.input_frame_rate),
+            user_video_tokens=self.config.tokens_per_unit,
+            perception_dim=self.config.output_dim,
+        )
 
     def resize(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(pictures, size, mode="area")

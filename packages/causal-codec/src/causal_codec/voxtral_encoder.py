@@ -29,6 +29,7 @@ from causal_vae import (
     StreamingModule,
     StreamingSequential,
     check_fields,
+    StreamSpec,
     substates,
 )
 from huggingface_hub.dataclasses import strict
@@ -272,6 +273,14 @@ class VoxtralAudioEncoder(PerceptionEncoder):
         encoder = cls(VoxtralAudioEncoderConfig(output_dim=output_dim, tokens_per_unit=tokens_per_unit, **fields))
         encoder.tower.load_state_dict({_tower_name(name): weight for name, weight in tower.state_dict().items()})
         return encoder.to(tower.dtype)
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            sample_rate=24_000,
+            user_audio_tokens=self.config.tokens_per_unit,
+            perception_dim=self.config.output_dim,
+        )
 
     def chunk_shape(self) -> tuple[int, ...]:
         return 1, self.stride

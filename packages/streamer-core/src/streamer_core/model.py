@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from causal_vae import CheckedLoading, State
+from causal_vae import CheckedLoading, State, StreamSpec, execution_device
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -110,6 +111,26 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             check_table(self.config, name, value)
         super().__setattr__(name, value)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, whether or not its weights wait elsewhere."""
+        return execution_device(self)
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        c = self.config
+        return StreamSpec(
+            user_audio_tokens=c.user_audio_tokens,
+            user_video_tokens=c.user_video_tokens,
+            perception_dim=c.perception_dim,
+            audio_latents_per_unit=c.audio_latents_per_unit,
+            audio_latent_channels=c.audio_latent_channels,
+            video_latent_channels=c.video_latent_channels,
+            video_latent_height=c.video_latent_height,
+            video_latent_width=c.video_latent_width,
+            vocab_size=c.vocab_size,
+        )
+
     def _init_weights(self, module: nn.Module) -> None:
         """Linear layers by fan-in: at small widths a language model's fixed range would start latents near zero."""
         if isinstance(module, nn.Linear):
@@ -146,6 +167,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         """
         return load_qwen3(cls, pretrained_model_name_or_path, tokenizer, **kwargs)
 
+    @apply_forward_hook
     def text_forward(self, input_ids: Tensor) -> Tensor:
         """A plain causal language model: ids (B, T) -> logits (B, T, V). With Qwen3's weights, Qwen3's logits."""
         batch, length = input_ids.shape
@@ -157,17 +179,21 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
     # ---- embeddings of one unit's tokens; every one takes and returns a leading (..., tokens, features) ----
 
     def _with_slots(self, embeddings: Tensor, region: slice) -> Tensor:
+        # By a call and not by its weight, which may wait on a disk until the module is called.
         return embeddings + self.slot_embedding(self.layout.indices(region, embeddings.device))
 
+    @apply_forward_hook
     def embed_user(self, text: Tensor, audio: Tensor, video: Tensor) -> Tensor:
         """User streams of a unit -> (..., user tokens, D)."""
         parts = [self.model.embed_tokens(text), self.user_audio_in(audio), self.user_video_in(video)]
         return self._with_slots(torch.cat(parts, dim=-2), self.layout.user)
 
+    @apply_forward_hook
     def embed_language(self, ids: Tensor, region: slice) -> Tensor:
         """Language slots `region` with token ids (..., slots) -> (..., slots, D)."""
         return self._with_slots(self.model.embed_tokens(ids), region)
 
+    @apply_forward_hook
     def embed_response(self, audio: Tensor, video: Tensor, sigma: Tensor, video_sigma: Tensor | None = None) -> Tensor:
         """Packed latents (..., tokens, dim) at noise level sigma (...) -> (..., response tokens, D).
 
@@ -179,6 +205,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         latents = [self.audio_in(audio) + levels[0], self.video_in(video) + levels[1]]
         return self._with_slots(torch.cat(latents, dim=-2), self.layout.response)
 
+    @apply_forward_hook
     def embed_prompt(self, prompt_ids: Tensor, reference: Reference | None = None) -> Tensor:
         """Words (B, P), then the reference's units as clean responses stand in history: (B, P', D)."""
         words = self.model.embed_tokens(prompt_ids)
@@ -187,6 +214,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         clean = words.new_zeros(reference.audio.shape[:2])
         return torch.cat([words, self.embed_response(reference.audio, reference.video, clean).flatten(1, 2)], dim=1)
 
+    @apply_forward_hook
     def velocities(
         self, hidden: Tensor, audio: Tensor, video: Tensor, sigma: Tensor, video_sigma: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -270,6 +298,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
     # ---- serving: one unit, against the key-value state ----
 
+    @apply_forward_hook
     def geometry(self, state: State, kv_layout: KVLayout, region: slice) -> Geometry:
         """Where the tokens `region` of each session's current unit stand, for every pass over them.
 
@@ -284,6 +313,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             slots=kv_layout.slots(unit, region),
         )
 
+    @apply_forward_hook
     def step(self, embeddings: Tensor, state: State, geometry: Geometry) -> Tensor:
         """One pass over tokens (B, T, D) of each session's current unit: final hidden states (B, T, D).
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
-from causal_vae import BringsCard
+from causal_vae import CheckedFiles
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  (pipelines look the base class up here)
@@ -52,7 +52,7 @@ def _check_at_least_one(name: str, count: int) -> None:
         raise ValueError(f"{name} must be a whole number, at least 1; got {count!r}")
 
 
-class FlowMatchScheduler(BringsCard, FlowMatchEulerDiscreteScheduler):
+class FlowMatchScheduler(CheckedFiles, FlowMatchEulerDiscreteScheduler):
     """diffusers' flow-match Euler scheduler plus pure functions for joint denoising.
 
     `noise_levels`, `add_noise`, `velocity_target`, `euler_step` and `solve` touch no attribute that changes; the
@@ -61,6 +61,8 @@ class FlowMatchScheduler(BringsCard, FlowMatchEulerDiscreteScheduler):
     Raises:
         ValueError: `shift` is not a positive number, or another field asks for a schedule that `solve` does not have.
     """
+
+    checked_files = ("scheduler_config.json",)
 
     def register_to_config(self, **fields: Any) -> None:
         """As diffusers' `ConfigMixin`, after a look at every field: `solve` obeys it, or it is refused here."""
@@ -122,7 +124,7 @@ class FlowMatchScheduler(BringsCard, FlowMatchEulerDiscreteScheduler):
         return latents
 
 
-class UniPCFlowScheduler(BringsCard, UniPCMultistepScheduler):
+class UniPCFlowScheduler(CheckedFiles, UniPCMultistepScheduler):
     """diffusers' UniPC multistep solver (Zhao et al. 2023) behind `solve`: more accurate than Euler at equal passes.
 
     UniPC counts its own steps, so every solve runs on a fresh copy; both modalities go through it as one tensor,
@@ -134,6 +136,8 @@ class UniPCFlowScheduler(BringsCard, UniPCMultistepScheduler):
     Raises:
         ValueError: a field is not a number of its range.
     """
+
+    checked_files = ("scheduler_config.json",)
 
     @register_to_config
     def __init__(self, num_train_timesteps: int = 1000, solver_order: int = 2, flow_shift: float = 1.0) -> None:

@@ -4,9 +4,10 @@ from .batch import SessionBatch
 from .channel import Channel, ChannelClosed, DistributedChannel, Parcel, ProcessChannel, ThreadChannel
 from .dyads import StoredDyad, read_dyads, read_world
 from .ledger import LatencyLedger, Span, StopWatch, UnitTiming
+from .loading import bundled_checkpoint
 from .media import RecordingError, RecordingReader, RecordingWriter, side_by_side
 from .performer import Performer
-from .pipeline import StreamerPipeline, StreamerPipelineOutput, bundled_checkpoint, split_units
+from .pipeline import StreamerPipeline, StreamerPipelineOutput
 from .realtime import MonotonicClock, RealTimeSession, RealTimeStatistics
 from .session import SessionOptions, StreamerSession
 from .split import SplitSession, message_nbytes, perform, split_over_processes, split_over_threads
@@ -21,6 +22,7 @@ from .units import (
     AgentUnit,
     UnitBuffer,
     UserUnit,
+    split_units,
 )
 from .world import PreparedWorld, World
 

@@ -218,18 +218,18 @@ def form_input(
     width: int,
 ) -> UserInput:
     """Rows as the thinker takes them in; one that is None is silent, in the dark, and samples nothing."""
-    config, like = pipeline.streamer.config, pipeline.streamer.lm_head.weight
+    config, device = pipeline.streamer.config, pipeline.streamer.device
     silence, darkness = torch.zeros(1, SAMPLES_PER_UNIT), torch.zeros(3, FRAMES_PER_UNIT, height, width)
     nothing = [config.pad_token_id] * config.user_text_slots
     ids = torch.tensor([nothing if row is None else row for row in text_ids], dtype=torch.int64)
     audio = _stack([silence if unit is None else unit.audio for unit in units])
     video = _stack([darkness if unit is None else unit.video for unit in units])
-    ids, audio, video = (to_device(x, like, x.dtype) for x in (ids, audio, video))
+    ids, audio, video = (to_device(x, device, x.dtype) for x in (ids, audio, video))
     sampled = next((noise for noise in gumbels if noise is not None), None)
     if sampled is None:
         return UserInput(ids, audio, video, None)
     gumbel = _stack([torch.zeros_like(sampled) if noise is None else noise for noise in gumbels])
-    return UserInput(ids, audio, video, to_device(gumbel, like, gumbel.dtype))
+    return UserInput(ids, audio, video, to_device(gumbel, device, gumbel.dtype))
 
 
 def form_units(pipeline: StreamerPipeline, answer: Answer, indices: Mapping[int, int]) -> dict[int, AgentUnit]:

@@ -27,7 +27,8 @@ from streamer_core import (
 )
 from torch import Tensor, nn
 
-from .pipeline import BUNDLED, StreamerPipeline, bundled_checkpoint
+from .loading import BUNDLED, bundled_checkpoint
+from .pipeline import StreamerPipeline
 from .units import FRAME_RATE, SAMPLE_RATE, UNIT_MS
 
 # Laws do not depend on the picture's size, the time they take does.

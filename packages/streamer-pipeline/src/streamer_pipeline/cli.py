@@ -18,8 +18,9 @@ from rich.table import Table
 
 from .inspection import describe_latency, describe_parts, describe_session
 from .ledger import LatencyLedger
+from .loading import BUNDLED
 from .media import RecordingReader, RecordingWriter, side_by_side
-from .pipeline import BUNDLED, StreamerPipeline
+from .pipeline import StreamerPipeline
 from .session import StreamerSession
 from .subtitles import write_srt
 from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, UserUnit

@@ -181,7 +181,7 @@ class PerformerSide:
         self.state, self.kv_layout = make_room(self.state, self.kv_layout, self.units)
         noises = [response_noise(config, seed, unit) for seed, unit in zip(self.seeds, self.units, strict=True)]
         like = context_tail
-        noise = {name: to_device(torch.cat([n[name] for n in noises]), like, like.dtype) for name in noises[0]}
+        noise = {name: to_device(torch.cat([n[name] for n in noises]), like.device, like.dtype) for name in noises[0]}
         geometry = performer.receive(context_tail, self.state, self.kv_layout)
         latents = performer.solve(noise, self.state, geometry, self.num_steps)
         self.watch.lap(timing, "solve")
@@ -204,8 +204,8 @@ class InTurn:
         return self.performing.reply(self._tails.popleft())
 
 
-def to_device(x: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor of the host where `like` is, without waiting for the device."""
-    if like.device.type == "cuda":
+def to_device(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A tensor of the host on `device`, without waiting for it."""
+    if device.type == "cuda":
         x = x.pin_memory()
-    return x.to(like.device, dtype, non_blocking=True)
+    return x.to(device, dtype, non_blocking=True)

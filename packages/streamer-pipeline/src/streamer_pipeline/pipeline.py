@@ -1,53 +1,43 @@
 """`StreamerPipeline`: the parts of open Wan-Streamer composed, loaded and saved like any diffusers pipeline.
 
-The pipeline holds weights; conversations are `StreamerSession`s. Components live in other packages, so
-`model_index.json` says `["causal_vae", "CausalVideoVAE"]` and the stock hub download, which knows only diffusers' own
-classes, is replaced.
+The pipeline holds weights; conversations are `StreamerSession`s. How it is loaded and saved stands in `loading`, what
+its parts must be in `fit`.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-import causal_codec  # noqa: F401  (loading refuses classes of packages that are not imported yet)
-import causal_vae  # noqa: F401
 import numpy as np
-import streamer_core  # noqa: F401
 import torch
-from causal_vae import Certificate, State, StreamingModule, state_nbytes
-from causal_vae.cards import push_folder
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from causal_vae import State, StreamingModule, state_nbytes
+from causal_vae.loading import refuse_unknown
+from diffusers import ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
-from huggingface_hub import ModelCard, hf_hub_download, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RevisionNotFoundError
 from PIL import Image
 from streamer_core import KVLayout, StreamerTokenizer, init_kv_state
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from .batch import SessionBatch
-from .cards import pipeline_card
+from .fit import KINDS, check_fit
+from .loading import PipelineLoading
 from .media import RecordingReader
 from .performer import Performer
 from .session import SessionOptions, StreamerSession
 from .thinker import Renderer, Thinker
-from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, UnitBuffer, UserUnit, check_text
+from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, as_tensor, check_text, split_units
 from .world import PreparedWorld, World, encode_reference
-
-BUNDLED = "wan-streamer-tiny"
-
 
 _GRAPHS_PER_STAGE = 64  # sizes of batches and of full histories, which double
 OUTPUT_TYPES = ("pt", "np", "pil")
+_MODES = threading.Lock()  # held while parts change between training and evaluation
 
 
 @dataclass
@@ -74,7 +64,7 @@ class StreamerPipelineOutput(BaseOutput):
         return cls(audio, video, "".join(unit.text for unit in units).strip(), units)
 
 
-class StreamerPipeline(DiffusionPipeline):
+class StreamerPipeline(PipelineLoading):
     """Full-duplex audio-visual conversation in units of 160 ms (report, section 2).
 
     Args:
@@ -84,11 +74,16 @@ class StreamerPipeline(DiffusionPipeline):
         audio_decoder, video_decoder: latents -> media; None renders with the VAE's own decoder.
         prompt: system text of sessions that bring none.
         num_inference_steps: solver steps per unit.
+
+    As in diffusers, `pipeline.components` are the parts alone; `from_pipe(pipeline)` takes prompt and steps as well.
+    The parts stay as they are: one in training mode is in evaluation mode only while the pipeline computes.
+
+    Raises:
+        TypeError, ValueError: a part is missing or does not keep the contract, two do not fit each other, or `prompt`
+            or `num_inference_steps` is not what it should be.
     """
 
-    model_cpu_offload_seq = "audio_encoder->video_encoder->streamer->audio_decoder->video_decoder"
     _optional_components = ["audio_vae", "video_vae", "audio_decoder", "video_decoder"]
-    _loaded_from: Path | None = None
 
     def __init__(
         self,
@@ -105,45 +100,29 @@ class StreamerPipeline(DiffusionPipeline):
         num_inference_steps: int = 4,
     ) -> None:
         super().__init__()
-        self.register_modules(
-            streamer=streamer,
-            tokenizer=tokenizer,
-            scheduler=scheduler,
-            audio_encoder=audio_encoder,
-            video_encoder=video_encoder,
-            audio_vae=audio_vae,
-            video_vae=video_vae,
-            audio_decoder=audio_decoder,
-            video_decoder=video_decoder,
-        )
+        parts = {
+            "streamer": streamer,
+            "tokenizer": tokenizer,
+            "scheduler": scheduler,
+            "audio_encoder": audio_encoder,
+            "video_encoder": video_encoder,
+            "audio_vae": audio_vae,
+            "video_vae": video_vae,
+            "audio_decoder": audio_decoder,
+            "video_decoder": video_decoder,
+        }
+        for name, part in parts.items():
+            if part is None and name not in self._optional_components:
+                raise ValueError(f"StreamerPipeline needs a {name}; pass {name}=... or load a folder that has one")
+        check_fit(parts)
+        SessionOptions(prompt, num_steps=num_inference_steps)
+        self.register_modules(**parts)
         self.register_to_config(prompt=prompt, num_inference_steps=num_inference_steps)
         self._part_names = tuple(self.components)
         self._made_of: tuple[Any, ...] | None = None  # the parts that `_sides` were made of
         self._compiling: dict[str, Any] | None = None
+        self._evaluators, self._in_training = 0, []  # who is inside `evaluating`, and what they must put back
         self.interrupt = False
-        for name, module in self.components.items():
-            if module is None and name not in self._optional_components:
-                raise ValueError(f"StreamerPipeline needs a {name}; pass {name}=... or load a folder that has one")
-        self._check_fit()
-
-    def _check_fit(self) -> None:
-        """Raise ValueError where two parts meet as tensors of different width."""
-        config = self.streamer.config
-        for name, wanted in (("audio", config.audio_latent_channels), ("video", config.video_latent_channels)):
-            for part in (getattr(self, f"{name}_vae"), getattr(self, f"{name}_decoder")):
-                channels = getattr(part.config, "latent_channels", wanted) if part is not None else wanted
-                if channels != wanted:
-                    raise ValueError(
-                        f"{type(part).__name__} has {channels} latent channels, the streamer expects {wanted}: a part "
-                        f"with another latent space needs a streamer trained on it"
-                    )
-            if getattr(self, f"{name}_vae") is None and getattr(self, f"{name}_decoder") is None:
-                raise ValueError(f"nothing can render {name}: give {name}_decoder or {name}_vae")
-            width = getattr(self, f"{name}_encoder").config.output_dim
-            if width != config.perception_dim:
-                raise ValueError(
-                    f"{name}_encoder gives tokens of width {width}, the streamer takes {config.perception_dim}"
-                )
 
     # ---- the two halves ----
 
@@ -186,21 +165,38 @@ class StreamerPipeline(DiffusionPipeline):
         limits.recompile_limit = max(limits.recompile_limit, _GRAPHS_PER_STAGE)
         self._compiling, self._made_of = options, None
 
+    @property
+    def model_cpu_offload_seq(self) -> str:
+        """The parts that a unit goes through, in turn: of `enable_model_cpu_offload` each sends the one before away."""
+        renderers = (f"{kind}_vae" if getattr(self, f"{kind}_decoder") is None else f"{kind}_decoder" for kind in KINDS)
+        return "->".join(("audio_encoder", "video_encoder", "streamer", *renderers))
+
     def _renderer(self, name: str) -> Renderer:
         decoder: StreamingModule | None = getattr(self, f"{name}_decoder")
         return decoder if decoder is not None else getattr(self, f"{name}_vae").decode
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """While this lasts, parts compute as in evaluation; afterwards they are in the mode that they were in."""
-        training = [part for part in self._parts() if isinstance(part, torch.nn.Module) and part.training]
-        for part in training:
-            part.eval()
+        """While this lasts, parts compute as in evaluation; afterwards each module is in the mode that it was in.
+
+        Several threads may be inside at once; the last one to leave restores. Nothing is walked through when every part
+        is in evaluation mode.
+        """
+        with _MODES:
+            self._evaluators += 1
+            for part in self._parts():
+                if isinstance(part, torch.nn.Module) and part.training:
+                    self._in_training += [module for module in part.modules() if module.training]
+                    part.eval()
         try:
             yield
         finally:
-            for part in training:
-                part.train()
+            with _MODES:
+                self._evaluators -= 1
+                if not self._evaluators and self._in_training:
+                    for module in self._in_training:
+                        module.training = True
+                    self._in_training = []
 
     # ---- conversations ----
 
@@ -278,7 +274,7 @@ class StreamerPipeline(DiffusionPipeline):
         """
         text = self._prompt_text(world)
         check_text("prompt", text)
-        ids = torch.tensor([self.tokenizer.encode_words(text)], dtype=torch.int64, device=self.device)
+        ids = torch.tensor([self.tokenizer.encode_words(text)], dtype=torch.int64, device=self.streamer.device)
         reference = None
         with self.evaluating():
             if isinstance(world, World) and world.picture is not None:
@@ -357,7 +353,8 @@ class StreamerPipeline(DiffusionPipeline):
             raise ValueError("give either a recording or both audio and video")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}; got {output_type!r}")
-        options = _checked_names(session_options, inspect.signature(self.open_session).parameters)
+        options = dict(session_options)
+        refuse_unknown(options, inspect.signature(self.open_session).parameters, "open_session")
         if generator is not None:
             if "seed" in options:
                 raise ValueError("give either a seed or a generator that draws one")
@@ -378,173 +375,6 @@ class StreamerPipeline(DiffusionPipeline):
             units.append(agent)
             if self.interrupt:
                 break
+        self.maybe_free_model_hooks()
         output = StreamerPipelineOutput.of(units, output_type)
         return output if return_dict else output.to_tuple()
-
-    # ---- loading and saving ----
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike = BUNDLED, **kwargs: Any
-    ) -> StreamerPipeline:
-        """Load a folder, a hub id, or (with no argument, or "wan-streamer-tiny") the checkpoint that ships with us.
-
-        Any component is replaced by keyword: `from_pretrained(..., video_vae=mine)`.
-
-        Raises:
-            ValueError: a part is missing, damaged, of another class than the index says, or does not fit the others.
-            OSError: neither a folder here nor a repository that the Hub gives us.
-        """
-        if str(pretrained_model_name_or_path) == BUNDLED and not Path(BUNDLED).exists():
-            pretrained_model_name_or_path = bundled_checkpoint()
-        path = Path(pretrained_model_name_or_path)
-        if path.exists() or str(path).startswith((".", "/")):
-            cls._check_folder(path, kwargs)
-        kwargs.setdefault("dtype", torch.float32)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
-    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
-        """Fetch a pipeline repository's own parts, without those that are overridden by keyword: the local folder."""
-        names = ("cache_dir", "revision", "token", "local_files_only", "force_download")
-        hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-        try:
-            index_file = hf_hub_download(pretrained_model_name, cls.config_name, **hub)
-        except GatedRepoError as error:
-            raise OSError(
-                f"{pretrained_model_name!r} is gated: ask for access on its page on the Hub, log in with "
-                f"`hf auth login`, then load it again ({error})"
-            ) from error
-        except RevisionNotFoundError as error:
-            raise OSError(f"{pretrained_model_name!r} has no revision {hub['revision']!r}: {error}") from error
-        except LocalEntryNotFoundError as error:
-            raise OSError(
-                f"{pretrained_model_name!r} is not in the cache, and the Hub cannot be reached or must not be: load it "
-                f"once with a connection ({error})"
-            ) from error
-        except (OSError, HFValidationError) as error:
-            raise OSError(
-                f"{pretrained_model_name!r} is not a folder here, and the Hub gives no pipeline of that name: {error}"
-            ) from error
-        variant = f".{kwargs['variant']}" if kwargs.get("variant") else ""
-        patterns = ("*.json", "*.txt", "*.model", f"*{variant}.safetensors", f"*{variant}-*.safetensors")
-        parts = cls._parts_to_load(Path(index_file).parent, kwargs)
-        allow = [cls.config_name, *(f"{part}/{pattern}" for part in parts for pattern in patterns)]
-        ignore = [] if variant else ["*.*.safetensors"]
-        folder = snapshot_download(pretrained_model_name, allow_patterns=allow, ignore_patterns=ignore, **hub)
-        cls._check_folder(Path(folder), kwargs)
-        return folder
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        card: ModelCard | str | None = None,
-        score: Path | None = None,
-        certificates: dict[str, Certificate] | None = None,
-        **upload: Any,
-    ) -> str:
-        """Upload all parts and a card in one commit; returns its address.
-
-        Args:
-            card: the repository's card from now on; None keeps the one that is there, or takes the one beside the
-                folder that this was loaded from, or writes that of `pipeline_card`.
-            score, certificates: for the latter.
-            upload: variant, commit_message, private, token, create_pr, revision.
-        """
-
-        def default_card() -> ModelCard | str:
-            beside = self._loaded_from and self._loaded_from / "README.md"
-            if score is None and certificates is None and beside and beside.is_file():
-                return beside.read_text(encoding="utf-8")
-            return pipeline_card(self, score, certificates)
-
-        return push_folder(self, repo_id, card, default_card, **upload)
-
-    @classmethod
-    def _check_folder(cls, folder: Path, overrides: dict[str, Any]) -> None:
-        """Raise ValueError, before any weight is read, unless `folder` is a pipeline with all its parts."""
-        for name in cls._parts_to_load(folder, overrides):
-            if not (folder / name).is_dir():
-                raise ValueError(f"{folder} lacks the folder {name!r} of its index; copy it, or pass {name}=...")
-
-    @classmethod
-    def _parts_to_load(cls, folder: Path, overrides: dict[str, Any]) -> list[str]:
-        """The components in the folder's index that are not overridden; ValueError if it is not an index for us."""
-        index_file = folder / cls.config_name
-        if not index_file.is_file():
-            reason = f"it has no {cls.config_name}" if folder.is_dir() else "there is no such folder"
-            raise ValueError(f"{folder} is not a pipeline folder: {reason}; save one with save_pretrained")
-        try:
-            index = cls._dict_from_json_file(index_file)
-        except ValueError as error:
-            raise ValueError(f"{index_file} is damaged or incomplete ({error}); download or copy it again") from error
-        if index.get("_class_name") != cls.__name__:
-            raise ValueError(f"{folder} holds a {index.get('_class_name')}, not a {cls.__name__}")
-        # A part that was None when it was saved is listed as [null, null].
-        listed = {name: value for name, value in index.items() if isinstance(value, list) and value[0]}
-        needed = set(cls._get_signature_keys(cls)[0]) - set(cls._optional_components)
-        for name in sorted(needed - listed.keys() - overrides.keys()):
-            raise ValueError(f"{folder} has no {name}, which a {cls.__name__} needs; pass {name}=...")
-        parts = [name for name in listed if name not in overrides]
-        for name in parts:
-            package, class_name = listed[name]
-            if package not in sys.modules:
-                raise ValueError(
-                    f"{folder} uses {class_name} of the package {package!r} as its {name}: install that package and "
-                    f"import it before loading"
-                )
-        return parts
-
-    def register_to_config(self, **kwargs: Any) -> None:
-        """Short, stable names in the index: `["causal_vae", "CausalVideoVAE"]`, wherever in its package a class is.
-
-        Where the pipeline was loaded from is kept, but not in the index: it is nobody's business elsewhere.
-        """
-        if origin := kwargs.pop("_name_or_path", None):
-            self._loaded_from = Path(origin)
-        for name, value in kwargs.items():
-            if isinstance(value, tuple) and len(value) == 2 and value[0] and "." in value[0]:
-                package = sys.modules[value[0].partition(".")[0]]
-                if hasattr(package, value[1]):
-                    kwargs[name] = (package.__name__, value[1])
-        super().register_to_config(**kwargs)
-
-
-def bundled_checkpoint() -> Path:
-    """The folder of the checkpoint that is packaged with this distribution."""
-    return Path(str(files("streamer_pipeline"))) / "checkpoints" / BUNDLED
-
-
-def split_units(audio: Tensor, video: Tensor) -> list[UserUnit]:
-    """Whole recordings (1, T), (3, T', H, W) -> units, the last one padded.
-
-    Raises:
-        ValueError: a shape or a range is wrong, or there is neither sound nor picture.
-    """
-    if video.ndim != 4 or not video.shape[2] * video.shape[3]:
-        raise ValueError(f"video has shape (3, frames, height, width), got {tuple(video.shape)}")
-    if not (audio.numel() or video.numel()):
-        raise ValueError("audio and video are empty: there is nobody to talk to")
-    buffer = UnitBuffer(video.shape[2], video.shape[3], max_units=10**9)
-    buffer.push_audio(audio)
-    buffer.push_video(video)
-    units = []
-    while (unit := buffer.flush()) is not None:
-        units.append(unit)
-    return units
-
-
-def as_tensor(name: str, media: Tensor | np.ndarray) -> Tensor:
-    """Media of either library as a tensor that shares its memory."""
-    if isinstance(media, np.ndarray):
-        return torch.from_numpy(media)
-    if not isinstance(media, Tensor):
-        raise TypeError(f"{name} is a torch tensor or a numpy array, got {type(media).__name__}")
-    return media
-
-
-def _checked_names(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    for name in given.keys() - known.keys():
-        near = difflib.get_close_matches(name, known, 1)
-        raise TypeError(f"there is no option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return dict(given)

@@ -202,7 +202,7 @@ class StreamerSession:
             ValueError: the file is damaged, is not a session, or was made with another Transformer configuration.
         """
         try:
-            with safe_open(path, "pt", device=str(pipeline.device)) as file:
+            with safe_open(path, "pt", device=str(pipeline.streamer.device)) as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise ValueError(f"{path} is not a saved session of this version (format {metadata.get('format')})")

@@ -92,7 +92,7 @@ def _open_side(performer: Performer, channel: Channel) -> PerformerSide:
     kv_layout = KVLayout(
         streamer.layout, opening["prompt_capacity"], opening["context_units"], opening["response_units"]
     )
-    prompt_tail = streamer.lm_head.weight.new_zeros(_tail_shape(streamer.config, 0))
+    prompt_tail = torch.zeros(_tail_shape(streamer.config, 0), dtype=streamer.dtype, device=streamer.device)
     if length:
         prompt_tail = _tail_parcel(streamer, length).unpack(channel.receive())["tail"].to(streamer.device)
     state = performer.start(prompt_tail, kv_layout)

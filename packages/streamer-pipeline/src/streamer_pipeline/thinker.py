@@ -75,15 +75,15 @@ class Thinker:
 
     def prefill(self, prompt_ids: Tensor, reference: Reference | None = None) -> Tensor:
         """K/V of a prompt (B, P) and its reference (B, 2, L, H, P', D): what every session of it begins with."""
-        batch, weight = len(prompt_ids), self.streamer.lm_head.weight
+        batch, device = len(prompt_ids), self.streamer.device
         length = prompt_ids.shape[1]
         if reference is not None:
             length += reference.audio.shape[1] * self.layout.num_response_tokens
         kv_layout = KVLayout(self.layout, length, 0, 0)
         kv = self.streamer.prefill(
-            prompt_ids, init_kv_state(kv_layout, batch, weight.device, weight.dtype), kv_layout, reference
+            prompt_ids, init_kv_state(kv_layout, batch, device, self.streamer.dtype), kv_layout, reference
         )
-        return read_tail(kv, torch.arange(length, device=weight.device).expand(batch, -1))
+        return read_tail(kv, torch.arange(length, device=device).expand(batch, -1))
 
     def start(self, prompt_tail: Tensor, kv_layout: KVLayout, user_size: tuple[int, int]) -> State:
         """State of new sessions from the prompt's K/V, as `prefill` returned it."""
@@ -91,14 +91,12 @@ class Thinker:
 
     def init_state(self, batch: int, user_size: tuple[int, int]) -> State:
         """All but the history of `batch` new sessions, for pictures of the user of `user_size` (H, W)."""
-        config, weight = self.streamer.config, self.streamer.lm_head.weight
+        config, device = self.streamer.config, self.streamer.device
         sound = batch, config.audio_latent_channels, config.audio_latents_per_unit
         picture = batch, config.video_latent_channels, 1, config.video_latent_height, config.video_latent_width
-        silence = weight.new_zeros(sound, dtype=dtype_of(self.audio_renderer))
-        darkness = weight.new_zeros(picture, dtype=dtype_of(self.video_renderer))
-        nothing_said = torch.full(
-            (batch, self.layout.num_language_slots), config.state_token_ids[0], device=weight.device
-        )
+        silence = torch.zeros(sound, dtype=dtype_of(self.audio_renderer), device=device)
+        darkness = torch.zeros(picture, dtype=dtype_of(self.video_renderer), device=device)
+        nothing_said = torch.full((batch, self.layout.num_language_slots), config.state_token_ids[0], device=device)
         return {
             "draft": draft_language(self.streamer, nothing_said),
             "audio_encoder": self.audio_encoder.init_state(batch),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -205,3 +206,31 @@ def check_text(name: str, text: object) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{name} is not valid Unicode: {error}") from error
+
+
+def split_units(audio: Tensor, video: Tensor) -> list[UserUnit]:
+    """Whole recordings (1, T), (3, T', H, W) -> units, the last one padded.
+
+    Raises:
+        ValueError: a shape or a range is wrong, or there is neither sound nor picture.
+    """
+    if video.ndim != 4 or not video.shape[2] * video.shape[3]:
+        raise ValueError(f"video has shape (3, frames, height, width), got {tuple(video.shape)}")
+    if not (audio.numel() or video.numel()):
+        raise ValueError("audio and video are empty: there is nobody to talk to")
+    buffer = UnitBuffer(video.shape[2], video.shape[3], max_units=10**9)
+    buffer.push_audio(audio)
+    buffer.push_video(video)
+    units = []
+    while (unit := buffer.flush()) is not None:
+        units.append(unit)
+    return units
+
+
+def as_tensor(name: str, media: Tensor | np.ndarray) -> Tensor:
+    """Media of either library as a tensor that shares its memory."""
+    if isinstance(media, np.ndarray):
+        return torch.from_numpy(media)
+    if not isinstance(media, Tensor):
+        raise TypeError(f"{name} is a torch tensor or a numpy array, got {type(media).__name__}")
+    return media

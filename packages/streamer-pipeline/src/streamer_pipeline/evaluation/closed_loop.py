@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..batch import SessionBatch
 from ..performer import Latents, Solver
-from ..pipeline import StreamerPipeline, split_units
+from ..pipeline import StreamerPipeline
 from ..session import StreamerSession
 from ..thinker import Renderer
-from ..units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, AgentUnit, UserUnit
+from ..units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, AgentUnit, UserUnit, split_units
 from .acoustic_loop import AcousticLoop
 from .performance import Performance
 from .sight import FaceMeter, Looks
