@@ -15,7 +15,7 @@ SPELLINGS = [
     {"dtype": "bfloat16"},
     {"torch_dtype": "torch.bfloat16"},
 ]
-NONE = [{"dtype": "float99"}, {"torch_dtype": "int64"}, {"dtype": torch.int64}, {"torch_dtype": 16}]
+NONE = [{"dtype": "float99"}, {"torch_dtype": "int64"}, {"dtype": torch.int64}, {"dtype": "torch.linspace"}]
 
 
 def load_siglip(folder, **options):
@@ -63,12 +63,18 @@ def test_a_dtype_is_obeyed_in_either_spelling(load):
 def test_what_is_no_dtype_is_refused_by_name(load):
     for wrong in NONE:
         (value,) = wrong.values()
-        with pytest.raises(ValueError, match=f"floating torch.dtype or its name.*got {value!r}"):
+        with pytest.raises(ValueError, match=f"'{value}'; a dtype is one of float32, bfloat16"):
             load(**wrong)
+    with pytest.raises(TypeError, match="got 16"):
+        load(torch_dtype=16)
+
+
+def test_a_keyword_with_a_slip_is_refused(load):
+    with pytest.raises(TypeError, match="'revison'; did you mean 'revision'"):
+        load(revison="main")
 
 
 def test_dtypes_by_name():
-    assert as_dtype(None) is None
     assert as_dtype("float16") == as_dtype("torch.float16") == as_dtype(torch.float16) == torch.float16
 
 

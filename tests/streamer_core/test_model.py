@@ -252,6 +252,18 @@ def test_latents_pack_and_unpack():
     assert pack_video(video, config).shape == (2, 3, 3, 4)
 
 
+def test_a_token_is_a_patch_of_neighbours():
+    config = tiny_config(
+        audio_patch_size=2, video_latent_height=4, video_latent_width=6, video_patch_height=2, video_patch_width=3
+    )
+    audio, video = torch.randn(1, 3, 12), torch.randn(1, 2, 1, 4, 6)
+    assert torch.equal(pack_audio(audio, config)[0, 1, 0], audio[0, :, 4:6].T.flatten())
+    tokens = pack_video(video, config)[0, 0]
+    for token, (top, left) in zip(tokens, ((0, 0), (0, 3), (2, 0), (2, 3)), strict=True):
+        assert torch.equal(token, video[0, :, 0, top : top + 2, left : left + 3].permute(1, 2, 0).flatten())
+    assert torch.equal(unpack_video(tokens[None, None], config), video)
+
+
 def test_losses_vanish_for_a_perfect_model_and_only_then():
     config = tiny_config()
     model, streams = tiny_model(), random_streams(config, 2, 3)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from causal_vae import State, StreamSpec, check_fields
+from causal_vae.loading import LOADING_OPTIONS, refuse_unknown
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -134,6 +135,7 @@ class SiglipVideoEncoder(VideoPerceptionEncoder):
         from transformers import Siglip2VisionModel
 
         ours = ("image_height", "image_width", "frames_per_look", "patches_per_side")
+        refuse_unknown(kwargs, {*LOADING_OPTIONS, *ours, "output_dim"}, "from_siglip2")
         fields = {name: kwargs.pop(name) for name in ours if name in kwargs} | {"output_dim": output_dim}
         source = read_config(pretrained_model_name_or_path, "siglip2", "siglip2_vision_model", kwargs)
         tower_config = getattr(source, "vision_config", source)

@@ -28,10 +28,11 @@ from causal_vae import (
     State,
     StreamingModule,
     StreamingSequential,
-    check_fields,
     StreamSpec,
+    check_fields,
     substates,
 )
+from causal_vae.loading import LOADING_OPTIONS, refuse_unknown
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -257,6 +258,8 @@ class VoxtralAudioEncoder(PerceptionEncoder):
         """
         from transformers import VoxtralRealtimeEncoder
 
+        own = {"output_dim", "tokens_per_unit", "sliding_window"}
+        refuse_unknown(kwargs, LOADING_OPTIONS | own, "from_voxtral")
         source = read_config(pretrained_model_name_or_path, "voxtral_realtime", "voxtral_realtime_encoder", kwargs)
         audio = getattr(source, "audio_config", source)
         tower = read_tower(

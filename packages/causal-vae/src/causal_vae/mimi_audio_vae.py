@@ -35,7 +35,7 @@ from .attention import SlidingAttention
 from .distributions import DiagonalGaussian
 from .latents import LatentNorm
 from .layers import CausalConv1d, CausalConvTranspose1d
-from .loading import CheckedLoading, _check_weights_fit, check_folder_holds, take_dtype
+from .loading import LOADING_OPTIONS, CheckedLoading, _check_weights_fit, check_folder_holds, refuse_unknown, take_dtype
 from .spec import StreamSpec, per_unit
 from .streaming import State, StreamingModule, StreamingSequential, substates
 
@@ -241,6 +241,7 @@ class MimiAudioVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
         if cls.load_config(pretrained_model_name_or_path, **hub).get("model_type") != "mimi":
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        refuse_unknown(kwargs, LOADING_OPTIONS, "MimiAudioVAE.from_pretrained")
         if is_local:
             check_folder_holds(folder, TRANSFORMERS_CLASS)
         kwargs |= {

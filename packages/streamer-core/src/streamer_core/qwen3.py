@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any
 
 from causal_vae import CheckedLoading, take_dtype
+from causal_vae.loading import LOADING_OPTIONS, refuse_unknown
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from .config import StreamerConfig
 from .tokenizer import StreamerTokenizer
 
 HUB_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder"}
-LOADING_OPTIONS = HUB_OPTIONS | {
-    "dtype",
-    "torch_dtype",
-    "device_map",
-    "max_memory",
-    "offload_folder",
-    "use_safetensors",
-}
 SHARED_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -69,11 +61,7 @@ def load_qwen3(
 def _split(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fields of `StreamerConfig`, and options of loading; TypeError for what is neither."""
     own = {field.name for field in fields(StreamerConfig)} - {"dtype"}
-    for name in kwargs:
-        if name not in own | LOADING_OPTIONS:
-            near = get_close_matches(name, own | LOADING_OPTIONS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"from_qwen3 got an unexpected keyword argument {name!r}{hint}")
+    refuse_unknown(kwargs, own | LOADING_OPTIONS, "from_qwen3")
     overrides = {name: value for name, value in kwargs.items() if name in own}
     return overrides, {name: value for name, value in kwargs.items() if name not in own}
 
