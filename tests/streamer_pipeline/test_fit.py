@@ -219,7 +219,9 @@ def test_a_pipeline_of_a_pipeline_has_the_same_parts_prompt_and_steps(whole):
     half = StreamerPipeline(**copy.deepcopy(whole.components), prompt="it is red", num_inference_steps=3)
     half.to(torch.bfloat16)
     second = StreamerPipeline.from_pipe(half)
-    assert second is not half and all(a is b for a, b in zip(second.parts, half.parts, strict=True))
+    assert second is not half and all(
+        a is b for a, b in zip(second.components.values(), half.components.values(), strict=True)
+    )
     assert (second.config.prompt, second.config.num_inference_steps) == ("it is red", 3)
     assert second.streamer.dtype == torch.bfloat16  # also where they are
     other = StreamerPipeline.from_pipe(half, video_decoder=None, num_inference_steps=1)

@@ -189,7 +189,7 @@ def test_nothing_is_saved_that_could_not_be_loaded(tmp_path):
     for part in (pipeline, pipeline.video_vae, pipeline.streamer):
         with pytest.raises(ValueError, match="safe_serialization=False asks for pickles"):
             part.save_pretrained(tmp_path / "folder", safe_serialization=False)
-    for part in (pipeline, *pipeline.parts):
+    for part in (pipeline, *pipeline.components.values()):
         for place in (file, file / "below"):
             with pytest.raises(OSError, match=f"cannot save to {place}: {file} is a file"):
                 part.save_pretrained(place)

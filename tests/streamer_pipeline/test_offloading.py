@@ -81,7 +81,7 @@ def test_one_layer_at_a_time_is_where_it_computes(whole):
     diffusers' method itself asks for "cpu:0" here, which accelerate takes for another device than "cpu".
     """
     pipeline = copy.deepcopy(whole)
-    for part in pipeline.parts:
+    for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             cpu_offload(part, torch.device("cpu"))
     assert all(parameter.is_meta for parameter in pipeline.streamer.parameters())
