@@ -43,10 +43,10 @@ eval: setup-world ## score card of the bundled checkpoint, closed loop on unseen
 	$(BIN)/python examples/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out runs/world
 	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --out runs/score $(EVAL)
 
-bench: setup ## every aim as a measured row; writes bench/ (BENCH="core_pass decoders", BENCH=--quick)
+bench: setup-world ## every aim as a measured row; writes bench/ (BENCH="core_pass decoders", BENCH=--quick)
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
-soak: setup ## an hour of conversation: does the last minute differ from the second? writes bench/
+soak: setup-world ## an hour of conversation: does the last minute differ from the second? writes bench/
 	$(BIN)/python benchmarks/run.py one_hour
 
 test: setup-world setup-browser ## every test: two files at a time, then those that want the machine to themselves
