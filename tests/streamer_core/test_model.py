@@ -281,6 +281,15 @@ def test_losses_vanish_for_a_perfect_model_and_only_then():
     assert perfect["audio"].mean() == 0 and perfect["video"].mean() == 0
     with pytest.raises(TypeError, match="config"):
         streamer_loss(output, streams)
+    counted = {}
+    for wrong in (0.0, 9.0):  # in units that do not count
+        velocities = [velocity.clone() for velocity in (output.audio_velocity, output.video_velocity)]
+        for part in (*velocities, logits := output.logits.clone()):
+            part.select(part.dim() - 3, 1).add_(wrong * torch.randn_like(part.select(part.dim() - 3, 1)))
+        valid = torch.tensor([True, False, True]).expand(2, -1)
+        terms = streamer_loss(type(output)(logits, *velocities), streams, *noise, sigma, config=config, valid=valid)
+        counted[wrong] = torch.stack([terms[name].mean() for name in ("text", "audio", "video")])
+    assert torch.equal(counted[0.0], counted[9.0])
 
 
 def test_the_loss_is_weighed_by_the_models_own_pad_and_smallest_sigma():
