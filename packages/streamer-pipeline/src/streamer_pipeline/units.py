@@ -83,7 +83,7 @@ class UnitBuffer:
 
     The units that come out are bitwise the same however the pushes were cut. A text belongs to the first unit that is
     not complete when it is pushed, so it does not matter either how often the caller calls `pop`.
-    A push that is refused (ValueError, TypeError) changes nothing. Pushed tensors are copied: their memory may be reused.
+    A push that is refused (ValueError, TypeError) changes nothing. Pushed tensors are copied: memory may be reused.
 
     max_units bounds each side, because a caller that pushes sound for ever and never a frame would fill the memory.
     375 units are one minute: 6 MB of sound, and 1.2 GB of video at 192x336 (where the bound is seldom met).
