@@ -7,7 +7,7 @@ PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core pac
 export OMP_WAIT_POLICY ?= passive
 CHECKPOINT ?= wan-streamer-tiny
 
-.PHONY: help setup setup-world setup-browser demo live eval bench soak test lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world setup-browser demo live eval bench soak test mutations lint wheels check-wheels train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ soak: setup-world ## an hour of conversation: does the last minute differ from t
 test: setup-world setup-browser ## every test: two files at a time, then those that want the machine to themselves
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone"
 	$(BIN)/python -m pytest -q -m alone
+
+mutations: setup-world ## take out what each test guards, one at a time: does it fall? (hours; MUTATIONS="--only surface --jobs 2")
+	$(BIN)/python tests/run_mutations.py $(MUTATIONS)
 
 lint: setup ## ruff: lint and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -80,7 +80,7 @@ def test_a_callback_sees_every_unit_may_replace_it_and_may_stop(pipeline, media)
         ({"seed": 1, "generator": torch.Generator()}, ValueError, "either a seed or a generator"),
         ({"num_inference_steps": 0}, ValueError, "num_steps is at least 1"),
         ({"video": torch.zeros(3, 4, 8)}, ValueError, "video has shape"),
-        ({"video": [1, 2]}, TypeError, "torch tensor or a numpy array"),
+        ({"video": [1, 2]}, TypeError, "tensor or a NumPy array"),
         ({"audio": torch.zeros(1, 0), "video": torch.zeros(3, 0, *SIZE)}, ValueError, "empty"),
         ({"audio": torch.zeros(1, 3840, dtype=torch.float64)}, ValueError, "float32"),
     ],

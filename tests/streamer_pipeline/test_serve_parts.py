@@ -149,7 +149,11 @@ def test_options_are_checked():
 
 
 @pytest.mark.parametrize(
-    "data", ["", "{", "[]", "[" * 4000, b"{}", '{"type": "ping", "id": true}', '{"type": "text", "text": 1}']
+    "data",
+    [
+        *("", "{", "[]", "[" * 4000, b"{}", '{"type": "ping", "id": true}', '{"type": "text", "text": 1}'),
+        '{"type": "text", "text": "half a surrogate pair: \\ud83d"}',
+    ],
 )
 def test_wrong_messages_are_refused(data):
     with pytest.raises(MessageError):

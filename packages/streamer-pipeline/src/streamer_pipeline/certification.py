@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from .loading import BUNDLED, bundled_checkpoint
 from .pipeline import StreamerPipeline
+from .placement import find_device, find_dtype, load_pipeline
 from .units import FRAME_RATE, SAMPLE_RATE, UNIT_MS
 
 # Laws do not depend on the picture's size, the time they take does.
@@ -124,7 +125,11 @@ class CoreStream(StreamingModule):
 
 
 def certify_checkpoint(
-    path_or_id: str, picture_size: tuple[int, int] = PICTURE_SIZE, package: str | None = None
+    path_or_id: str,
+    picture_size: tuple[int, int] = PICTURE_SIZE,
+    package: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> dict[str, Certificate]:
     """Certificates of a part, or of every streaming part of a pipeline, by name.
 
@@ -132,11 +137,13 @@ def certify_checkpoint(
         path_or_id: folder or hub id of a part or a pipeline, or the bundled checkpoint's name.
         picture_size: height and width that parts which take pictures are examined at.
         package: a stranger's package, imported first, that defines the part's class.
+        device, dtype: that parts are examined on and in, as `load_pipeline` takes them.
 
     Raises:
-        ValueError: the folder holds no part that keeps the streaming contract.
+        ValueError: no such device or dtype is here, or the folder holds no part that keeps the streaming contract.
         OSError: neither a folder here nor a repository that the Hub gives us.
     """
+    place, numbers = find_device(device), find_dtype(dtype)
     if package is not None:
         importlib.import_module(package)
     if path_or_id == BUNDLED and not Path(BUNDLED).exists():
@@ -145,9 +152,9 @@ def certify_checkpoint(
     if not folder.is_dir():
         folder = _download(path_or_id)
     if not (folder / StreamerPipeline.config_name).is_file():
-        part = _load_part(folder, package)
+        part = _load_part(folder, package).to(place, numbers)
         return {type(part).__name__: certify_part(part, picture_size)}
-    pipeline = StreamerPipeline.from_pretrained(folder)
+    pipeline = load_pipeline(str(folder), device, dtype)
     config = pipeline.streamer.config
     grid = config.video_latent_height, config.video_latent_width
     parts = {
@@ -168,7 +175,9 @@ def certify_part(
         stream = CoreStream(part)
         windows = [w for w in (part.config.context_window, part.config.response_window) if w is not None]
         num_steps = max([16, *windows]) + 8  # past the rings' ends
-        return certify(stream, stream.example(2, 4), rate=1000 / UNIT_MS, num_partitions=3, num_steps=num_steps)
+        example = stream.example(2, 4).to(part.device, part.dtype)
+        options = {"num_partitions": 3, "num_steps": num_steps, "tolerance": _tolerance(part.dtype)}
+        return certify(stream, example, rate=1000 / UNIT_MS, **options)
     if not isinstance(part, StreamingModule):
         raise ValueError(f"{type(part).__name__} is no StreamingModule: it takes no state, so it has no streaming form")
     renders = part.upsample > part.stride  # latents in, media out
@@ -178,7 +187,14 @@ def certify_part(
     rate = (FRAME_RATE if len(shape) == 4 else SAMPLE_RATE) * (part.stride / part.upsample if renders else 1)
     example = 0.5 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     example = torch.cat([example.roll(i, 0) * (1 - 0.4 * i) for i in range(4)], dim=part.time_axis)
-    return certify(part, example, rate=rate, num_partitions=4, num_steps=24)
+    like = next(part.parameters(), example)
+    example = example.to(like)
+    return certify(part, example, rate=rate, num_partitions=4, num_steps=24, tolerance=_tolerance(like.dtype))
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """What partitions may differ by, of the largest magnitude: 1e-5, or four roundings of a coarser dtype."""
+    return max(1e-5, 4 * torch.finfo(dtype).eps)
 
 
 def certificate_table(name: str, certificate: Certificate) -> Table:

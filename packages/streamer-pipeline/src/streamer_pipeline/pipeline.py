@@ -32,7 +32,7 @@ from .media import RecordingReader
 from .performer import Performer
 from .session import SessionOptions, StreamerSession
 from .thinker import Renderer, Thinker
-from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, as_tensor, check_text, split_units
+from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, check_text, split_units, to_media
 from .world import PreparedWorld, World, encode_reference
 
 _GRAPHS_PER_STAGE = 64  # sizes of batches and of full histories, which double
@@ -360,7 +360,8 @@ class StreamerPipeline(PipelineLoading):
                 raise ValueError("give either a seed or a generator that draws one")
             options["seed"] = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         if recording is None:
-            audio, video = as_tensor("audio", audio), as_tensor("video", video)
+            audio = to_media("audio", audio, (1, None))
+            video = to_media("video", video, (3, None, None, None))
             source = split_units(audio, video)
             options |= {"height": video.shape[2], "width": video.shape[3]}
         session = self.open_session(**options)

@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import logging
 import secrets
+import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ from ..pipeline import StreamerPipeline
 from ..session import StreamerSession
 from .admission import Capacity, measure_capacity
 from .batching import BatchedSession, BatchStepper
+from .listening import listen
 from .messages import RateLimit
 from .metrics import ServeMetrics
 from .options import ServeOptions
@@ -231,14 +233,28 @@ def create_app(server: LiveServer) -> FastAPI:
     return app
 
 
-def run(server: LiveServer, certificate: Path | None = None, key: Path | None = None) -> None:
-    """Serve until interrupted. certificate, key: PEM files for HTTPS, which browsers want of any host but localhost."""
-    uvicorn.run(
+def run(
+    server: LiveServer,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    sockets: list[socket.socket] | None = None,
+) -> None:
+    """Serve until interrupted.
+
+    Args:
+        certificate, key: PEM files for HTTPS, which browsers want of any host but localhost.
+        sockets: that listen already; None opens the options' host and port.
+
+    Raises:
+        OSError: they cannot be opened.
+    """
+    sockets = sockets or listen(server.options.host, server.options.port)
+    config = uvicorn.Config(
         create_app(server),
-        host=server.options.host,
-        port=server.options.port,
         ssl_certfile=certificate,
         ssl_keyfile=key,
         log_level="warning",
         timeout_graceful_shutdown=5,
     )
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets)
