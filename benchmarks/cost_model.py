@@ -92,7 +92,7 @@ def one_pass(config: StreamerConfig, num_tokens: int, num_keys: int, bytes_per_n
 def thinker_passes(
     config: StreamerConfig, num_keys: int, num_language_passes: int, bytes_per_number: int = 4
 ) -> list[Work]:
-    """The pass over the context with its drafted language, and those that revise the draft where it comes out otherwise.
+    """The pass over the context with its language as drafted, and those that revise the draft.
 
     Each is followed by a look at the whole vocabulary for the slots that it settles.
 
