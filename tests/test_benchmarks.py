@@ -105,16 +105,17 @@ def test_the_user_is_recorded_once_talks_and_begins_again(setting):
 
 
 def test_a_batch_is_compared_with_its_own_sessions_alone(setting):
-    """Both sides are the same conversations: what was said alone is said in the batch."""
+    """Both sides are the same conversations: what was said and shown alone is said and shown in the batch."""
     pipeline = setting.pipeline()
     users = [list(setting.user_units(4, place / 2)) for place in range(2)]
     alone, joined = ([setting.session(pipeline, seed) for seed in range(2)] for _ in range(2))
     step = batches.batch_of(pipeline, joined)
     for units in zip(*users, strict=True):
         answers = step(list(units))
-        assert [answer.language for answer in answers] == [
-            session.step(unit).language for session, unit in zip(alone, units, strict=True)
-        ]
+        for answer, session, unit in zip(answers, alone, units, strict=True):
+            own = session.step(unit)
+            assert answer.language == own.language
+            torch.testing.assert_close(answer.latents, own.latents, rtol=1e-5, atol=1e-5)
 
 
 def test_growth_of_memory_is_what_was_allocated():
