@@ -54,6 +54,16 @@ def test_a_sound_part_passes(tmp_path):
     assert "holds" in result.output and "broken" not in result.output
 
 
+@pytest.mark.parametrize("part", ["streamer", "video_encoder", "audio_decoder"])
+def test_a_sound_part_passes_in_bfloat16(tmp_path, part):
+    pipeline = tiny_pipeline(num_hidden_layers=1, context_window=3, response_window=2)
+    getattr(pipeline, part).save_pretrained(tmp_path / "part")
+    result = certify(tmp_path / "part", tmp_path / "certificate.json", "--dtype", "bfloat16")
+    assert result.exit_code == 0, result.output
+    (certificate,) = read(tmp_path / "certificate.json").values()
+    assert certificate.passed
+
+
 def test_every_streaming_part_of_a_sound_pipeline_passes(tmp_path):
     parts = tiny_pipeline(num_hidden_layers=1, context_window=3, response_window=2).components
     StreamerPipeline(**parts | {"audio_vae": None, "video_vae": None}).save_pretrained(tmp_path / "pipeline")

@@ -1,6 +1,7 @@
 """The command line: a recording in, what the agent did out; and one line, not a traceback, for what cannot be."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import av
 import cv2
 import numpy as np
 import pytest
-from streamer_pipeline import __version__
+import streamer_pipeline
 from streamer_pipeline.cli import app
 from tiny_parts import tiny_pipeline
 from typer.testing import CliRunner
@@ -212,6 +213,7 @@ def test_every_command_says_what_devices_and_dtypes_there_are(tmp_path, checkpoi
     for option, value, sentence in (
         ("--device", "cuda:7", "this machine has no device 'cuda:7'; it has cpu"),
         ("--dtype", "float99", "there is no dtype 'float99'"),
+        ("--dtype", "torch.float16", "float16 is for accelerators"),
     ):
         result = run(command, *recording, checkpoint, *world, *port, option, value)
         assert_one_line(result, sentence)
@@ -257,11 +259,50 @@ def test_a_port_in_use_and_an_unknown_host_are_told_before_anything_is_loaded(tm
     assert_one_line(run("serve", nothing, "--host", "no.such.host.invalid"), "there is no host")
 
 
+def test_what_https_needs_is_told_before_anything_is_loaded(tmp_path):
+    (key := tmp_path / "key.pem").write_text("no key\n")
+    nothing, port = tmp_path / "no-checkpoint", free_port()
+    assert_one_line(run("serve", nothing, "--port", port, "--key", key), "needs the certificate that it belongs to")
+    assert_one_line(run("serve", nothing, "--port", port, "--certificate", key), "cannot be used for HTTPS")
+
+
+@pytest.mark.parametrize(("command", "option"), [("serve", "--memory"), ("serve", "--minutes"), ("eval", "--minutes")])
+def test_a_number_without_end_is_no_bound(tmp_path, command, option):
+    for value in ("inf", "nan"):
+        assert run(command, tmp_path, option, value).exit_code == 2
+
+
+def test_asking_whether_results_can_be_written_leaves_nothing(tmp_path):
+    run("certify", tmp_path / "no-checkpoint", "--out", tmp_path / "new" / "certificate.json")
+    run("serve", tmp_path / "no-checkpoint", "--record", tmp_path / "new", "--host", "no.such.host.invalid")
+    assert list(tmp_path.iterdir()) == []
+    (old := tmp_path / "old.json").write_text("an older one")
+    run("certify", tmp_path / "no-checkpoint", "--out", old)
+    assert old.read_text() == "an older one"
+    assert_one_line(run("certify", tmp_path / "no-checkpoint", "--out", tmp_path), "it is a folder; name a file in it")
+
+
+def test_a_name_that_no_terminal_can_show_is_said_all_the_same(tmp_path):
+    """File systems take any bytes for a name, and so does a shell for an argument."""
+    name = os.fsdecode(b"caf\xe9.mp4")
+    result = run("talk", tmp_path / name, "-o", tmp_path / "out")
+    assert_one_line(result, r"caf\?.mp4 does not exist")
+    recording = record(tmp_path / "user.mp4", 0.2).rename(tmp_path / name)
+    result = run("talk", recording, "-o", tmp_path / os.fsdecode(b"\xe9"), "-c", tmp_path, "--prompt", name)
+    assert_one_line(result, "is not a pipeline folder")  # so the recording was read
+
+
+def test_a_prompt_that_is_no_text_is_refused(tmp_path, checkpoint):
+    recording = record(tmp_path / "user.mp4", 0.2)
+    result = run("talk", recording, "-o", tmp_path / "out", "-c", checkpoint, "--prompt", os.fsdecode(b"caf\xe9"))
+    assert_one_line(result, r"valid Unicode, got '\\udce9' alone as character 3")
+
+
 def test_versions_are_told():
     for entry in (["-m", "streamer_pipeline"], ["-c", "from streamer_pipeline.cli import app; app()"]):
         command = [sys.executable, *entry, "--version"]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        assert told.startswith(f"wan-streamer {__version__}, torch {version('torch')}")
+        assert told.startswith(f"wan-streamer {streamer_pipeline.__version__}, torch {version('torch')}")
 
 
 def test_help_is_answered_before_anything_heavy_is_imported():

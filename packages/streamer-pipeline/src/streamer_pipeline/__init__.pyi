@@ -1,9 +1,9 @@
 # What the package exports; each name is imported from its module when it is first asked for.
 from .batch import SessionBatch
 from .channel import Channel, ChannelClosed, DistributedChannel, Parcel, ProcessChannel, ThreadChannel
+from .checkpoints import bundled_checkpoint
 from .dyads import StoredDyad, read_dyads, read_world
 from .ledger import LatencyLedger, Span, StopWatch, UnitTiming
-from .loading import bundled_checkpoint
 from .media import RecordingError, RecordingReader, RecordingWriter, side_by_side
 from .performer import Performer
 from .pipeline import StreamerPipeline, StreamerPipelineOutput

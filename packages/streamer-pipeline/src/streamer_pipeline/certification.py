@@ -27,9 +27,9 @@ from streamer_core import (
 )
 from torch import Tensor, nn
 
-from .loading import BUNDLED, bundled_checkpoint
+from .checkpoints import BUNDLED, bundled_checkpoint
 from .pipeline import StreamerPipeline
-from .placement import find_device, find_dtype, load_pipeline
+from .placement import find_place, load_pipeline
 from .units import FRAME_RATE, SAMPLE_RATE, UNIT_MS
 
 # Laws do not depend on the picture's size, the time they take does.
@@ -143,7 +143,7 @@ def certify_checkpoint(
         ValueError: no such device or dtype is here, or the folder holds no part that keeps the streaming contract.
         OSError: neither a folder here nor a repository that the Hub gives us.
     """
-    place, numbers = find_device(device), find_dtype(dtype)
+    place, numbers = find_place(device, dtype)
     if package is not None:
         importlib.import_module(package)
     if path_or_id == BUNDLED and not Path(BUNDLED).exists():

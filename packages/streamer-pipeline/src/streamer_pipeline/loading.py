@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,9 +29,9 @@ from huggingface_hub import ModelCard, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RevisionNotFoundError
 
 from .cards import pipeline_card
+from .checkpoints import BUNDLED, bundled_checkpoint
 from .fit import check_contract
 
-BUNDLED = "wan-streamer-tiny"
 HUB_OPTIONS = ("cache_dir", "revision", "token", "local_files_only", "force_download")
 PIPELINE_OPTIONS = {
     *HUB_OPTIONS, "dtype", "torch_dtype", "variant", "use_safetensors", "quantization_config", "disable_mmap",
@@ -276,8 +275,3 @@ def _weight_patterns(variant: str | None) -> tuple[str, str]:
 
 def _has_weights(folder: Path, variant: str) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in _weight_patterns(variant))
-
-
-def bundled_checkpoint() -> Path:
-    """The folder of the checkpoint that is packaged with this distribution."""
-    return Path(str(files("streamer_pipeline"))) / "checkpoints" / BUNDLED

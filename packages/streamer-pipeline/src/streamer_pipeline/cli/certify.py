@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .options import BUNDLED, Device, Dtype, Threads, check_file, console, in_a_sentence, say, use_threads
+from ..checkpoints import BUNDLED
+from .options import Device, Dtype, Threads, check_file, console, in_a_sentence, say, use_threads
 
 
 def certify(

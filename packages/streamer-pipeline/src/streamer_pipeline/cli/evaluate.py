@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ..checkpoints import BUNDLED
 from .options import (
-    BUNDLED,
     Checkpoint,
     Device,
     Dtype,

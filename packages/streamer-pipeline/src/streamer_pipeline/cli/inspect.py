@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .options import BUNDLED, Checkpoint, Device, Dtype, console, in_a_sentence
+from ..checkpoints import BUNDLED
+from .options import Checkpoint, Device, Dtype, console, in_a_sentence
 
 
 def inspect(checkpoint: Checkpoint = BUNDLED, device: Device = "cpu", dtype: Dtype = "float32") -> None:

@@ -16,13 +16,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-BUNDLED = "wan-streamer-tiny"
 MAX_THREADS = 256
 console = Console()
 
 
 def finite(value: float) -> float:
-    """Of a number that has a least value: NaN is below none."""
+    """Of a number whose option has a least value, but no greatest."""
     if not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value

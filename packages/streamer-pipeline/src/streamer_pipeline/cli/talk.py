@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..checkpoints import BUNDLED
 from ..clock import HEIGHT, UNIT_MS, WIDTH
 from .options import (
-    BUNDLED,
     Device,
     Dtype,
     Threads,
