@@ -7,7 +7,7 @@ PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core pac
 export OMP_WAIT_POLICY ?= passive
 CHECKPOINT ?= wan-streamer-tiny
 
-.PHONY: help setup setup-world setup-browser demo live eval bench soak test lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world setup-browser demo live eval bench soak test mutations lint wheels check-wheels train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -43,15 +43,18 @@ eval: setup-world ## score card of the bundled checkpoint, closed loop on unseen
 	$(BIN)/python examples/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out runs/world
 	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --out runs/score $(EVAL)
 
-bench: setup ## every aim as a measured row; writes bench/ (BENCH="core_pass decoders", BENCH=--quick)
+bench: setup-world ## every aim as a measured row; writes bench/ (BENCH="core_pass decoders", BENCH=--quick)
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
-soak: setup ## an hour of conversation: does the last minute differ from the second? writes bench/
+soak: setup-world ## an hour of conversation: does the last minute differ from the second? writes bench/
 	$(BIN)/python benchmarks/run.py one_hour
 
 test: setup-world setup-browser ## every test: two files at a time, then those that want the machine to themselves
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone"
 	$(BIN)/python -m pytest -q -m alone
+
+mutations: setup-world ## take out what each test guards, one at a time: does it fall? (hours; MUTATIONS="--only surface --jobs 2")
+	$(BIN)/python tests/run_mutations.py $(MUTATIONS)
 
 lint: setup ## ruff: lint and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,37 +1,29 @@
-"""The whole loop of a checkpoint: unit times, deadlines, latency, endurance, batches, cold start."""
+"""The whole loop of a checkpoint: unit times, deadlines, latency, endurance, cold start."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable
 
 import numpy as np
-import torch
-from harness import Row, Setting, alternate, median, ratio, resident_bytes
+from harness import Row, Setting, median, resident_bytes
+from kinds import WARM_UP, Lived, by_kind, live
 from streamer_core import StreamerModel
-from streamer_pipeline import (
-    UNIT_MS,
-    AgentUnit,
-    StreamerPipeline,
-    StreamerSession,
-    UserUnit,
-    step_sessions,
-)
-
-WARM_UP = 10  # units
-UNITS_PER_MINUTE = 60_000 // UNIT_MS
+from streamer_pipeline import UNIT_MS, StreamerPipeline
+from users import UNITS_PER_MINUTE
 
 
-def random_checkpoint(pipeline: StreamerPipeline, **config_fields) -> StreamerPipeline:
-    """The same parts around a Transformer of random weights whose configuration differs in `config_fields`."""
-    fields = pipeline.streamer.config.to_dict() | config_fields
-    torch.manual_seed(0)
-    streamer = StreamerModel(type(pipeline.streamer.config)(**fields))
+def variant(pipeline: StreamerPipeline, **config_fields) -> StreamerPipeline:
+    """The same parts and weights under a configuration that differs in `config_fields`: commit delay or windows.
+
+    No weight depends on those, so the agent goes on talking, though it was not trained for them.
+    """
+    streamer = StreamerModel(type(pipeline.streamer.config)(**pipeline.streamer.config.to_dict() | config_fields))
+    streamer.load_state_dict(pipeline.streamer.state_dict())
     parts = {name: part for name, part in pipeline.components.items() if name != "streamer"}
     config = pipeline.config
     return StreamerPipeline(
-        streamer=streamer, **parts, prompt=config.prompt, num_inference_steps=config.num_inference_steps
+        streamer=streamer.eval(), **parts, prompt=config.prompt, num_inference_steps=config.num_inference_steps
     )
 
 
@@ -45,74 +37,91 @@ def late_units(times_ms: np.ndarray) -> int:
     return late
 
 
-def unit_times(answers: list[AgentUnit]) -> np.ndarray:
-    return np.array([answer.latency["total"] for answer in answers[WARM_UP:]])
+def totals(units: list[Lived]) -> np.ndarray:
+    return np.array([unit.latency["total"] for unit in units])
+
+
+def spans(units: list[Lived]) -> dict[str, float]:
+    """Median milliseconds of each stage; {} of no units."""
+    return {name: median([unit.latency[name] for unit in units]) for name in (units[-1].latency if units else ())}
 
 
 def whole_loop(setting: Setting) -> list[Row]:
     """Ten minutes of the bundled checkpoint, unit after unit without a pause."""
     session = setting.session()
-    num_units = setting.count(3750, 40)
-    answers = [session.step(unit) for unit in setting.user_units(num_units)]
-    setting.folder.mkdir(parents=True, exist_ok=True)
+    num_units = setting.count(10 * UNITS_PER_MINUTE, 36)
+    units = live(session, setting.user_units(num_units))[WARM_UP:]
     session.ledger.plot(setting.folder / "whole_loop.png")
-    times = unit_times(answers)
-    spans = {name: median([answer.latency[name] for answer in answers[WARM_UP:]]) for name in answers[-1].latency}
-    details = {"p50_ms": median(times), "num_units": num_units, "spans_ms": spans}
+    times = totals(units)
+    details = {
+        "p50_ms": median(times),
+        "num_units": num_units,
+        "silent_spans_ms": spans([unit for unit in units if not unit.speaks]),
+        "revised_spans_ms": spans([unit for unit in units if unit.revised]),
+    }
+    kinds = by_kind(times, units)
     return [
-        Row("whole loop, p99 of a unit", float(np.percentile(times, 99)), "ms", f"<= {UNIT_MS}", details),
+        Row("whole loop, p99 of a unit", float(np.percentile(times, 99)), "ms", f"<= {UNIT_MS}", details, kinds),
         Row("whole loop, missed deadlines", late_units(times), "units", "<= 0", {"num_units": len(times)}),
         Row("whole loop, real-time factor", float(times.mean() / UNIT_MS), "", "<= 0.6"),
     ]
 
 
 def model_side_latency(setting: Setting) -> list[Row]:
-    """From a complete user unit at the thinker to its decoded response (report, section 2.4)."""
+    """From a complete user unit at the thinker to its decoded response (report, section 2.4).
+
+    Commit delay 1 with the weights of 0: see `variant`.
+    """
     bundled = setting.pipeline()
-    pipelines = {0: bundled, 1: random_checkpoint(bundled, commit_delay=1)}
+    pipelines = {0: bundled, 1: variant(bundled, commit_delay=1)}
     rows = []
     for delay, pipeline in pipelines.items():
         session = setting.session(pipeline)
-        answers = [session.step(unit) for unit in setting.user_units(setting.count(1000, 30))]
-        times = unit_times(answers) - [answer.latency.get("emit", 0.0) for answer in answers[WARM_UP:]]
+        units = live(session, setting.user_units(setting.count(3 * UNITS_PER_MINUTE, 36)))[WARM_UP:]
+        times = totals(units) - [unit.latency.get("emit", 0.0) for unit in units]
+        kinds = by_kind(times, units)
         for quantile, aim in ((50, "<= 100"), (99, "<= 160")):
             value = float(np.percentile(times, quantile))
-            rows.append(Row(f"model-side latency, d = {delay}, p{quantile}", value, "ms", aim))
+            rows.append(Row(f"model-side latency, d = {delay}, p{quantile}", value, "ms", aim, kinds=kinds))
     return rows
 
 
-def batched_sessions(setting: Setting) -> list[Row]:
-    """Four conversations as one batch against one alone: time of a unit."""
-    pipeline = setting.pipeline()
-    one, *four = (setting.session(pipeline, seed) for seed in range(5))
-    unit = next(setting.user_units(1))
-    sides = {"one": lambda: one.step(unit), "four": lambda: step_sessions(four, [unit] * 4)}
-    times = alternate(sides, setting.count(60, 4), warm_up=setting.count(10, 1))
-    details = {f"{name}_ms": median(values) for name, values in times.items()}
-    return [
-        Row("4 sessions batched / 1 session, time per unit", ratio(times["four"], times["one"]), "x", "<= 2", details)
-    ]
-
-
 def one_hour(setting: Setting) -> list[Row]:
-    """Does an hour change anything? The last minute against the second: unit times and memory."""
+    """Does an hour change anything? An old session against a young one in its second minute, in turn; and memory.
+
+    Each minute hears the same words, so that minutes can be compared.
+    """
     session = setting.session()
-    minute = setting.count(UNITS_PER_MINUTE, 15)
-    num_minutes = setting.count(60, 3)
+    minute, num_minutes = setting.count(UNITS_PER_MINUTE, 36), setting.count(60, 4)
     times, resident = np.empty((num_minutes, minute)), []
-    for index in range(num_minutes):
-        times[index] = _one_minute(session, setting.user_units(minute))
+    for index in range(num_minutes - 2):
+        times[index] = totals(live(session, setting.user_units(minute)))
         resident.append(resident_bytes() / 2**20)
-    p99 = np.percentile(times, 99, axis=1)
-    details = {"p99_ms_by_minute": p99.round(1).tolist(), "resident_mib_by_minute": np.round(resident, 1).tolist()}
+    sessions = {"old": session, "young": setting.session(session.pipeline, seed=1)}
+    for index in (num_minutes - 2, num_minutes - 1):  # the young one's first minute, then the one that is compared
+        sides: dict[str, list[Lived]] = {name: [] for name in sessions}
+        for unit in setting.user_units(minute):
+            for name, each in sessions.items():
+                sides[name] += live(each, [unit])
+        times[index] = totals(sides["old"])
+    p99 = {name: float(np.percentile(totals(units), 99)) for name, units in sides.items()}
+    details = {f"{name}_p99_ms": round(value, 1) for name, value in p99.items()} | {
+        "p50_ms_by_minute": np.median(times, axis=1).round(1).tolist(),
+        "p99_ms_by_minute": np.percentile(times, 99, axis=1).round(1).tolist(),
+        "resident_mib_by_minute": np.round(resident, 1).tolist(),
+    }
+    kinds = by_kind(times[-1], sides["old"])
     return [
-        Row("one hour, p99 of the last minute / of the second", float(p99[-1] / p99[1]), "x", "<= 1.05", details),
+        Row(
+            "one hour, p99 of its last minute / of a young session's",
+            p99["old"] / p99["young"],
+            "x",
+            "<= 1.05",
+            details,
+            kinds,
+        ),
         Row("one hour, memory grown since the second minute", resident[-1] - resident[1], "MiB", "<= 1"),
     ]
-
-
-def _one_minute(session: StreamerSession, units: Iterable[UserUnit]) -> list[float]:
-    return [session.step(unit).latency["total"] for unit in units]
 
 
 COLD_START = """
@@ -130,7 +139,7 @@ print("seconds", imported - begin, loaded - imported, time.perf_counter() - load
 
 
 def cold_start(setting: Setting) -> list[Row]:
-    """`from_pretrained` to the first emitted unit, in a fresh process; imports are told apart."""
+    """`from_pretrained` to the first emitted unit, in a fresh process; imports are told apart. Nobody has spoken yet."""
     script = COLD_START.format(checkpoint=setting.checkpoint, height=setting.height, width=setting.width)
     runs = []
     for _ in range(setting.count(5, 1)):

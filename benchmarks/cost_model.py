@@ -21,7 +21,17 @@ import typer
 from causal_vae import CausalVideoVAE
 from harness import ROOT, Setting, alternate, count_flops, machine_facts
 from scipy.optimize import nnls
-from streamer_core import KVLayout, StreamerConfig, StreamerModel, UnitLayout, init_kv_state, preset
+from streamer_core import (
+    KVLayout,
+    StreamerConfig,
+    StreamerModel,
+    UnitLayout,
+    choose_language,
+    context_pass,
+    init_kv_state,
+    preset,
+    revise_language,
+)
 from streamer_pipeline import UNIT_MS
 
 PAGE = ROOT / "packages" / "streamer-pipeline" / "COST.md"
@@ -79,16 +89,26 @@ def one_pass(config: StreamerConfig, num_tokens: int, num_keys: int, bytes_per_n
     )
 
 
-def thinker_passes(config: StreamerConfig, num_keys: int, bytes_per_number: int = 4) -> list[Work]:
-    """The pass over the context with its drafted language, and one that revises the draft: a word begins.
+def thinker_passes(
+    config: StreamerConfig, num_keys: int, num_language_passes: int, bytes_per_number: int = 4
+) -> list[Work]:
+    """The pass over the context with its drafted language, and those that revise the draft where it comes out otherwise.
 
-    Each is followed by a look at the whole vocabulary for every slot.
+    Each is followed by a look at the whole vocabulary for the slots that it settles.
+
+    Args:
+        num_language_passes: 1 where nothing is revised. Each pass more leaves out one slot more, from the first one on.
     """
     layout, head = UnitLayout(config), config.vocab_size * config.hidden_size
     slots = layout.num_language_slots
-    choice = Work(0, 2.0 * head * slots, 0.0, 0.0, float(head * bytes_per_number), 0.0)
-    widths = layout.num_context_tokens, slots
-    return [one_pass(config, width, num_keys, bytes_per_number) + choice for width in widths]
+
+    def choice(num_slots: int) -> Work:
+        return Work(0, 2.0 * head * num_slots, 0.0, 0.0, float(head * bytes_per_number), 0.0)
+
+    found = [one_pass(config, layout.num_context_tokens, num_keys, bytes_per_number) + choice(slots)]
+    for first in range(num_language_passes - 1):
+        found.append(one_pass(config, slots - first, num_keys, bytes_per_number) + choice(slots - first - 1))
+    return found
 
 
 def performer_passes(config: StreamerConfig, num_steps: int, num_keys: int, bytes_per_number: int = 4) -> list[Work]:
@@ -102,13 +122,17 @@ def performer_passes(config: StreamerConfig, num_steps: int, num_keys: int, byte
 
 @dataclass(frozen=True)
 class Point:
-    """One measured variant: which table it belongs to, how it is called there, and what makes it."""
+    """One measured variant: which table it belongs to, how it is called there, and what makes it.
+
+    num_language_passes: 1 is a unit whose language comes out as drafted: most, and all silent ones but the first.
+    """
 
     sweep: str
     label: str
     config: StreamerConfig
     num_steps: int = 4
     capacity_units: int = 64
+    num_language_passes: int = 1
 
     @property
     def kv_layout(self) -> KVLayout:
@@ -117,8 +141,8 @@ class Point:
     @property
     def work(self) -> Work:
         num_keys = self.kv_layout.num_slots
-        first, *others = thinker_passes(self.config, num_keys) + performer_passes(self.config, self.num_steps, num_keys)
-        return sum(others, first)
+        first, *others = thinker_passes(self.config, num_keys, self.num_language_passes)
+        return sum(others + performer_passes(self.config, self.num_steps, num_keys), first)
 
 
 def points(quick: bool) -> list[Point]:
@@ -134,25 +158,29 @@ def points(quick: bool) -> list[Point]:
     for name, (height, width) in patches.items():
         config = preset("tiny", context_window=40, video_patch_height=height, video_patch_width=width)
         found.append(Point("tokens", f"{UnitLayout(config).num_tokens} (video patches of {name})", config))
-    return found + [Point("solver steps", str(n), tiny, num_steps=n) for n in (1, 2, 4, 8)]
+    found += [Point("solver steps", str(n), tiny, num_steps=n) for n in (1, 2, 4, 8)]
+    most = 1 + UnitLayout(tiny).num_language_slots
+    return found + [Point("language passes", str(n), tiny, num_language_passes=n) for n in range(1, most + 1)]
 
 
 def unit_of_passes(point: Point) -> Callable[[], None]:
     """The Transformer's passes of one unit in a long conversation, with random weights."""
     torch.manual_seed(0)
     model = StreamerModel(point.config).eval()
-    layout, state = model.layout, init_kv_state(point.kv_layout, 1)
-    state["unit"] += 10_000
-    embeddings = torch.randn(1, layout.num_tokens, point.config.hidden_size)
-    passes = [(layout.context, 1), (layout.language, 1), (layout.response, point.num_steps + 1)]
+    layout, kv_layout = model.layout, point.kv_layout
+    kv = init_kv_state(kv_layout, 1)
+    kv["unit"] += 10_000
+    user = torch.randn(1, layout.num_user_tokens, point.config.hidden_size)
+    language = torch.full((1, layout.num_language_slots), point.config.pad_token_id)
+    response = torch.randn(1, layout.num_response_tokens, point.config.hidden_size)
 
     def run() -> None:
-        for region, num_passes in passes:
-            geometry = model.geometry(state, point.kv_layout, region)
-            for _ in range(num_passes):
-                hidden = model.step(embeddings[:, region], state, geometry)
-            if region is not layout.response:
-                model.lm_head(hidden[:, -layout.num_language_slots :])
+        choose_language(model, context_pass(model, user, language, kv, kv_layout))
+        for first in range(point.num_language_passes - 1):
+            revise_language(model, language, first, kv, kv_layout)
+        geometry = model.geometry(kv, kv_layout, layout.response)
+        for _ in range(point.num_steps + 1):
+            model.step(response, kv, geometry)
 
     return run
 
@@ -249,7 +277,10 @@ EFFICIENCY = 0.4  # what good kernels reach of such floors; an assumption
 
 
 def base_tables(device: Device = H100) -> str:
-    """The `base` preset with full history and with windows, bf16: computed, not measured."""
+    """The `base` preset with full history and with windows, bf16: computed, not measured.
+
+    A GPU is not asked whether a draft came out: every unit makes all language passes, whatever is said in it.
+    """
     config = preset("base")
     layout, per_token = UnitLayout(config), bytes_per_token(config, 2)
     latents = 2 * (
@@ -258,6 +289,7 @@ def base_tables(device: Device = H100) -> str:
     there, back = layout.num_context_tokens * per_token, layout.num_response_tokens * per_token + latents
     per_minute = layout.num_tokens * per_token * 60_000 / UNIT_MS
     facts = [
+        ["language passes per unit", f"{1 + layout.num_language_slots}"],
         [
             "tokens per unit",
             f"{layout.num_tokens} ({layout.num_context_tokens} context, {layout.num_response_tokens} response)",
@@ -284,7 +316,7 @@ def base_tables(device: Device = H100) -> str:
     for name, variant, num_units in variants:
         num_keys = KVLayout.for_policy(variant, PROMPT_CAPACITY, num_units).num_slots
         for num_steps in (2, 4, 8):
-            thinker = device.floor_ms(thinker_passes(variant, num_keys, 2))
+            thinker = device.floor_ms(thinker_passes(variant, num_keys, 1 + layout.num_language_slots, 2))
             performer = device.floor_ms(performer_passes(variant, num_steps, num_keys, 2))
             transfer = 1000 * (there + back) / device.link_bytes_per_s
             real = performer / EFFICIENCY + transfer

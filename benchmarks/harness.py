@@ -2,6 +2,7 @@
 
 A machine that does other work slows both sides of a ratio alike, so ratios are medians over rounds, each of which runs
 every side once. Absolute numbers are those of the machine as it was: `machine_facts` says what else ran.
+Whoever steps a session lets a user talk to it (`users.py`) and tells silent and speaking units apart (`kinds.py`).
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from streamer_pipeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, StreamerPipeline, StreamerSession, UserUnit
+from streamer_pipeline import StreamerPipeline, StreamerSession, UserUnit
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from users import make_recording, read_user
 
 ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured, for how long, on how many threads, and where pictures go.
+    """What is measured, for how long, on how many threads, and where the user's recording and plots are.
 
     checkpoint: folder, hub id or name. height, width: of the user's picture. quick: a few rounds, to see that it runs.
     """
@@ -47,18 +50,12 @@ class Setting:
         """A new conversation with `pipeline`, or with the checkpoint."""
         return (pipeline or self.pipeline()).open_session(seed=seed, height=self.height, width=self.width)
 
-    def user_units(self, num: int, num_different: int = 8) -> Iterator[UserUnit]:
-        """Noise for a user: the time of a unit does not depend on what is in it."""
-        generator = torch.Generator().manual_seed(0)
-        units = [
-            UserUnit(
-                torch.rand(1, SAMPLES_PER_UNIT, generator=generator) * 0.4 - 0.2,
-                torch.rand(3, FRAMES_PER_UNIT, self.height, self.width, generator=generator) * 2 - 1,
-            )
-            for _ in range(min(num, num_different))
-        ]
-        for index in range(num):
-            yield units[index % num_different]
+    def user_units(self, num: int, phase: float = 0.0) -> Iterator[UserUnit]:
+        """`num` units of people who talk, from `phase` of their minute on; they are recorded at the first use."""
+        path = self.folder / "user.mp4"
+        if not path.exists():
+            make_recording(path)
+        return read_user(path, self.height, self.width).units(num, phase)
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ class Row:
 
     aim: "<= 160", ">= 1.5", or "" where the number only informs.
     details: whatever explains the number: medians of both sides, counts, sizes.
+    kinds: milliseconds of silent and speaking units apart, as `kinds.by_kind` gives them; empty where no session is.
     """
 
     name: str
@@ -74,6 +72,7 @@ class Row:
     unit: str
     aim: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    kinds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool | None:
@@ -144,6 +143,21 @@ def convolution_probe(channels: int = 96) -> tuple[Callable[[], Any], float]:
     """A 3 x 3 convolution on a 48 x 84 grid, which oneDNN runs at its best, and its FLOPs."""
     picture, weight = torch.randn(1, channels, 48, 84), torch.randn(channels, channels, 3, 3)
     return lambda: F.conv2d(picture, weight, padding=1), 2.0 * 9 * channels**2 * 48 * 84
+
+
+def memory_growth(call: Callable[[], Any]) -> tuple[int, int]:
+    """Bytes by which tensors' memory grew while `call` ran: (at the most, in the end).
+
+    Read off torch's allocator, so what a kernel needs for itself counts too.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    held = most = 0
+    events = (event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]")
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most, held
 
 
 def resident_bytes() -> int:

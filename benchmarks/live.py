@@ -4,26 +4,26 @@
 
 Starts `wan-streamer serve` and Debian's Chromium. Its microphone plays a user of the world who asks what they hold, its
 camera shows them, again and again. An audio worklet in the page measures the level of both streams on one clock: of
-the microphone as it goes to WebRTC, and of the agent as it comes out of the jitter buffer. The parts come from the
-page: `model` is the server's own time from a complete unit to its leaving, `network` the round trip of the data
-channel, `buffer` the jitter buffer of sound. Of `model`, `computing` is the mean that the server's metrics know, and
-`playout` what is left: the cushion and the queues. Three waits follow from the design and are not measured: the user's
-sound waits 4 packets of 20 ms in aiortc's jitter buffer (`intake`), the unit in which the question ends is full half a
-unit later on average (`filling`), and one more unit, in which nothing is said, shows that the question was over
-(`silence`). `rest` is what p50 has besides: encoding on both ways, the start of the answer's first word, and whatever
-the medians, which are not of the answering units alone, say too little.
+the microphone as it goes to WebRTC, and of the agent as it comes out of the jitter buffer. The server tells the page of
+every unit how long it took; units in which something is said take longer, so the parts are those of the units in which
+an answer begins: `model` is the server's own time from a complete unit to its leaving, of it `computing` the cycle and
+`playout` what is left: the cushion and the queues. `computing_silent`, of units without an answer, stands beside it and
+is in no sum. From the page come `network`, the round trip of the data channel, and `buffer`, the jitter buffer of sound.
+Three waits follow from the design and are not measured: the user's sound waits 4 packets of 20 ms in aiortc's jitter
+buffer (`intake`), the unit in which the question ends is full half a unit later on average (`filling`), and one more
+unit, in which nothing is said, shows that the question was over (`silence`). `rest` is what p50 has besides: encoding on
+both ways, the start of the answer's first word, and whatever medians of the parts do not say.
 """
 
 import asyncio
 import json
-import re
 import shutil
 import socket
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
-from urllib.request import urlopen
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -68,6 +68,11 @@ _LISTEN = """async (source) => {
   const streams = [call.stream, document.querySelector("#agent").srcObject];
   streams.forEach((stream, i) => context.createMediaStreamSource(stream).connect(node, 0, i));
   window.levels = [];
+  window.units = [];
+  call.channel.addEventListener("message", (event) => {
+    const message = JSON.parse(event.data);
+    if (message.type === "unit") window.units.push(message);
+  });
   node.port.onmessage = (event) => window.levels.push(...event.data);
 }""".replace("RATE", str(CLOCK_RATE))
 
@@ -96,8 +101,28 @@ def find_runs(levels: np.ndarray) -> list[Run]:
     return runs
 
 
+def parts_of_answers(units: list[dict[str, Any]]) -> dict[str, float]:
+    """What the server said of its units in turn -> medians in ms: model, computing, playout, computing_silent.
+
+    An answer begins in the first unit that speaks after one that does not. Fillers, which answer nothing, do not count.
+    """
+    units = [unit for unit in units if "model_ms" in unit]
+    begun = [
+        unit
+        for before, unit in pairwise(units)
+        if unit["state"] == "speak" != before["state"] and unit["index"] == before["index"] + 1
+    ]
+
+    def middle(name: str, among: list[dict[str, Any]]) -> float:
+        return float(np.median([unit[name] for unit in among])) if among else float("nan")
+
+    model, computing = middle("reply_ms", begun), middle("model_ms", begun)
+    silent = middle("model_ms", [unit for unit in units if unit["state"] != "speak"])
+    return {"model": model, "computing": computing, "playout": model - computing, "computing_silent": silent}
+
+
 async def measure(page: Page, url: str, num_runs: int, max_seconds: float) -> tuple[list[Run], dict[str, float]]:
-    """Talk until there are so many runs; their list, and the medians of the page's own parts in ms."""
+    """Talk until there are so many runs; their list, and the medians of the parts in ms."""
     await page.goto(url)
     await page.click("#connect")
     while await page.evaluate("document.querySelector('#state').dataset.state") not in ("listen", "speak"):
@@ -105,16 +130,17 @@ async def measure(page: Page, url: str, num_runs: int, max_seconds: float) -> tu
         if notice := await page.inner_text("#notice"):
             raise RuntimeError(notice)
     await page.evaluate(_LISTEN, _LEVELS)
-    runs, parts = [], []
+    runs, shown = [], []
     for _ in range(int(max_seconds / 5)):
         await asyncio.sleep(5)
         levels = np.array(await page.evaluate("window.levels"))
         runs = find_runs(levels) if len(levels) else []
-        parts.append(await page.evaluate("['model', 'network', 'buffer'].map((id) => Number(window[id].textContent))"))
+        shown.append(await page.evaluate("['network', 'buffer'].map((id) => Number(window[id].textContent))"))
         if len(runs) >= num_runs:
             break
-    medians = np.nanmedian(np.array(parts, float), axis=0)
-    return runs[:num_runs], dict(zip(("model", "network", "buffer"), medians.tolist(), strict=True))
+    network, buffer = np.nanmedian(np.array(shown, float), axis=0).tolist()
+    parts = parts_of_answers(await page.evaluate("window.units"))
+    return runs[:num_runs], parts | {"network": network, "buffer": buffer}
 
 
 def devices(folder: Path) -> list[str]:
@@ -140,24 +166,12 @@ async def run(checkpoint: str, num_runs: int, max_seconds: float, folder: Path) 
             browser = await tools.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
             page = await browser.new_page(bypass_csp=True)  # the worklet is ours, not the page's
             runs, parts = await measure(page, f"http://127.0.0.1:{port}", num_runs, max_seconds)
-            computing = await asyncio.to_thread(computing_ms, f"http://127.0.0.1:{port}/metrics")
             await browser.close()
     finally:
         if server.returncode is None:
             server.terminate()
         await server.wait()
-    return summarise(runs, parts, computing)
-
-
-def computing_ms(url: str) -> float:
-    """The mean computing time of a unit by the server's metrics."""
-    with urlopen(url, timeout=30) as response:
-        text = response.read().decode()
-    total, count = (
-        float(re.search(rf"^wan_streamer_unit_seconds_{name} (\S+)$", text, re.MULTILINE)[1])
-        for name in ("sum", "count")
-    )
-    return 1000 * total / count
+    return summarise(runs, parts)
 
 
 async def _until_it_listens(server: asyncio.subprocess.Process, port: int) -> None:
@@ -171,25 +185,17 @@ async def _until_it_listens(server: asyncio.subprocess.Process, port: int) -> No
     raise RuntimeError(f"the server ended with code {server.returncode}")
 
 
-def summarise(runs: list[Run], parts: dict[str, float], computing: float) -> dict[str, object]:
+def summarise(runs: list[Run], parts: dict[str, float]) -> dict[str, object]:
     """p50 and p95 over the answered runs, the medians of the parts, and what is left of p50 without them.
 
-    computing, playout: a split of the part `model`. intake, filling, silence: by design, not measured.
+    intake, filling, silence: by design, not measured.
     """
     answered = [each.answer_ms for each in runs if each.answer_ms is not None]
     p50, p95 = (float(np.percentile(answered, q)) if answered else float("nan") for q in (50, 95))
     waits = {"intake": INTAKE_MS, "filling": UNIT_MS / 2, "silence": UNIT_MS}
-    split = {"computing": computing, "playout": parts["model"] - computing}
-    return {
-        "runs": len(runs),
-        "answered": len(answered),
-        "p50_ms": p50,
-        "p95_ms": p95,
-        **parts,
-        **split,
-        **waits,
-        "rest": p50 - sum(parts.values()) - sum(waits.values()),
-    }
+    summed = parts["model"] + parts["network"] + parts["buffer"] + sum(waits.values())
+    counts = {"runs": len(runs), "answered": len(answered), "p50_ms": p50, "p95_ms": p95}
+    return counts | parts | waits | {"rest": p50 - summed}
 
 
 def main(

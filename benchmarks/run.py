@@ -5,7 +5,8 @@
     python benchmarks/run.py one_hour             # what `make soak` runs
     python benchmarks/run.py --quick              # does everything run? numbers mean little
 
-Writes bench/bench.json (rows of other names from earlier runs are kept, each with its machine facts) and plots.
+Writes bench/bench.json (rows of other names from earlier runs are kept, each with its machine facts), bench.md with the
+same as tables, and plots. The user who talks to it is recorded once, as bench/user.mp4 (`make setup-world`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Annotated
 
 import torch
 import typer
-from conversation import batched_sessions, cold_start, model_side_latency, one_hour, whole_loop
+from batches import batch_memory, batched_sessions
+from conversation import cold_start, model_side_latency, one_hour, whole_loop
 from core_pass import core_pass
 from harness import ROOT, Row, Setting, machine_facts, peaks
 from media_parts import audio_codec, decoders
-from plots import draw
+from pages import draw, markdown
 from rich.console import Console
 from rich.table import Table
 from split_runtime import split_throughput
@@ -48,6 +50,7 @@ BENCHMARKS = {
         model_side_latency,
         split_throughput,
         batched_sessions,
+        batch_memory,
         core_pass,
         wan_video_vae,
         decoders,
@@ -63,11 +66,15 @@ LONG = {"one_hour"}
 
 def print_rows(rows: list[Row]) -> None:
     table = Table("what", "measured", "aim", "reached", "details")
+    kinds = Table("ms of a unit", "kind", "units", "share", "p50", "p99", "language passes")
     for row in rows:
         mark = {True: "[green]yes", False: "[red]no", None: ""}[row.reached]
         details = ", ".join(f"{name} {value}" for name, value in row.details.items() if not isinstance(value, list))
         table.add_row(row.name, f"{row.value:.4g} {row.unit}", row.aim, mark, details)
-    Console().print(table)
+        for kind, found in row.kinds.items():
+            names = "units", "share", "p50", "p99", "language_passes"
+            kinds.add_row(row.name, kind, *(str(found.get(name, "")) for name in names))
+    Console().print(table, *[kinds] * bool(kinds.row_count))
 
 
 def store(results: dict[str, list[Row]], facts: dict, path: Path) -> dict:
@@ -98,8 +105,9 @@ def main(
         rows = BENCHMARKS[name](setting)
         print_rows(rows)
         book = store({name: rows}, facts, out / "bench.json")
+        (out / "bench.md").write_text(markdown(book), encoding="utf-8")
     draw(book, out)
-    console.print(f"wrote {out / 'bench.json'} and plots")
+    console.print(f"wrote {out / 'bench.json'}, bench.md and plots")
 
 
 if __name__ == "__main__":

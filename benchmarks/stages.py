@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
 from harness import Row, Setting, alternate, convolution_probe, count_flops, median, ratio
+from kinds import WARM_UP, by_kind, live
 from rich.console import Console
 from rich.table import Table
+from streamer_core import revise_language
 from torch.profiler import ProfilerActivity, profile
 
 
 def stage_calls(setting: Setting) -> dict[str, Callable[[], Any]]:
-    """The stages of a unit in mid-conversation, each as a call that leaves the conversation where it was."""
+    """The stages of a unit in mid-conversation, each as a call that leaves the conversation where it was.
+
+    How many revisions a unit makes depends on what is said in it: none in most, one to three where words begin.
+    """
     session = setting.session()
     for unit in setting.user_units(setting.count(60, 5)):
         session.step(unit)
@@ -35,7 +41,7 @@ def stage_calls(setting: Setting) -> dict[str, Callable[[], Any]]:
         "encode audio": lambda: thinker.audio_encoder(unit.audio[None], thinking["audio_encoder"]),
         "encode video": lambda: thinker.video_encoder(unit.video[None], thinking["video_encoder"]),
         "context": lambda: thinker.hear(text, audio, video, thinking, kv_layout),
-        "revise slots": lambda: thinker.revise(said, 0, thinking, kv_layout),
+        "one revision of the language": lambda: revise_language(model, said, 0, thinking["kv"], kv_layout),
         "receive": lambda: performer.receive(tail, performing, kv_layout),
         "solve": lambda: performer.solve(latents, performing, geometry, session.options.num_steps),
         "commit": lambda: performer.commit(latents, performing, geometry),
@@ -62,14 +68,13 @@ def stages(setting: Setting) -> list[Row]:
     return rows
 
 
-def print_operators(setting: Setting, num_units: int = 10, num_rows: int = 20) -> None:
-    """The operators that take most of a unit's time, by themselves."""
-    session = setting.session()
-    for unit in setting.user_units(5):
+def print_operators(setting: Setting, num_units: int = 40, num_rows: int = 20) -> None:
+    """The operators that take most of a unit's time, by themselves, in a stretch of silence, question and answer."""
+    session, units = setting.session(), setting.user_units(WARM_UP + num_units)
+    for unit in islice(units, WARM_UP):
         session.step(unit)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for unit in setting.user_units(num_units):
-            session.step(unit)
+        by_kind([0.0] * num_units, live(session, units))  # raises unless the agent speaks
     table = Table("operator", "ms per unit", "calls per unit", title="operators by their own time (profiler on)")
     found = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
     for event in found[:num_rows]:

@@ -58,6 +58,7 @@ def build_streamer(
     rows, columns = (side // video_vae.spatial_stride for side in size)
     return StreamerModel.from_qwen3(
         qwen3,
+        tokenizer,
         perception_dim=hearing.output_dim,
         user_audio_tokens=hearing.tokens_per_unit,
         user_video_tokens=seeing.tokens_per_unit,
@@ -71,9 +72,8 @@ def build_streamer(
         video_latent_width=columns,
         video_patch_height=smallest_patch(rows),
         video_patch_width=smallest_patch(columns),
-        pad_token_id=tokenizer.pad_token_id,
-        state_token_ids=list(tokenizer.state_ids.values()),
-    ).float()
+        dtype="float32",
+    )
 
 
 def assemble(

@@ -2,16 +2,15 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from causal_vae.training import EndlessBatches, random_seed
 from safetensors.torch import load_file
 from streamer_core import StreamerTokenizer
 from streamer_pipeline.training import DuplexBatch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 # A system prompt of three words names the task.
 PROMPTS = {
@@ -165,13 +164,13 @@ def vary_camera(frames: Tensor) -> Tensor:
     return moved.add_(brightness).addcmul_(frames, contrast).clamp_(-1, 1)
 
 
-class Conversations(IterableDataset):
-    """Endless batches of windows of `num_units` units cut from dyads in a row; the agent's side is shifted by the
+class Conversations(EndlessBatches):
+    """Batches of windows of `num_units` units cut from dyads in a row; the agent's side is shifted by the
     response delay.
 
     A window begins with a dyad, or with the end of another whose units do not count: what was asked there is unknown.
-    Media batches have `batch_size` rows, language batches twice as many. Processes that train together need the same
-    `group_seed`: in every step their gradients must be of the same layers.
+    Media batches have `batch_size` rows, language batches twice as many. All processes have the same kind of batch in a
+    step: their gradients must be of the same layers.
     """
 
     def __init__(
@@ -185,20 +184,20 @@ class Conversations(IterableDataset):
         response_delay: int,
         user_text_slots: int,
         vary: bool = True,
-        group_seed: int = 0,
+        seed: int = 0,
     ) -> None:
+        super().__init__(seed)
         self.dyads, self.media_dyads, self.tokenizer, self.mixture = dyads, media_dyads, tokenizer, mixture
         self.num_units, self.batch_size, self.delay = num_units, batch_size, response_delay
-        self.user_text_slots, self.vary, self.group_seed = user_text_slots, vary, group_seed
+        self.user_text_slots, self.vary = user_text_slots, vary
 
-    def __iter__(self) -> Iterator[DuplexBatch]:
-        groups = torch.Generator().manual_seed(self.group_seed)
-        while True:
-            group = self.mixture.draw_group(groups)
-            source = self.dyads if group is LANGUAGE_TASKS else self.media_dyads
-            rows = self.batch_size if group is MEDIA_TASKS else 2 * self.batch_size
-            windows = [self._window(source, self.mixture.draw_task(group)) for _ in range(rows)]
-            yield collate(windows, with_latents=group is MEDIA_TASKS)
+    def draw(self, step: int, rank: int) -> DuplexBatch:
+        of_all_ranks = torch.Generator().manual_seed(random_seed(self.seed, "group", step))
+        group = self.mixture.draw_group(of_all_ranks)
+        source = self.dyads if group is LANGUAGE_TASKS else self.media_dyads
+        rows = self.batch_size if group is MEDIA_TASKS else 2 * self.batch_size
+        windows = [self._window(source, self.mixture.draw_task(group)) for _ in range(rows)]
+        return collate(windows, with_latents=group is MEDIA_TASKS)
 
     def _window(self, source: Dyads, task: str) -> dict[str, Tensor]:
         if task == "seeing" and torch.rand(()) < SLIDES_SHARE:

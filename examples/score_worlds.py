@@ -25,7 +25,7 @@ from duplex_world.personas import PERSONAS
 from duplex_world.render import render_frames
 from duplex_world.tensors import to_video
 from rich.console import Console
-from streamer_pipeline import AgentUnit, PreparedWorld, StreamerPipeline, UserUnit, split_units, step_sessions
+from streamer_pipeline import AgentUnit, PreparedWorld, StreamerPipeline, UserUnit, split_units
 from streamer_pipeline.evaluation.report import tables, write_json
 from streamer_pipeline.evaluation.scorecard import Card, Scores
 from streamer_pipeline.evaluation.statistics import Score, quantile, rate
@@ -114,11 +114,15 @@ def converse(
     typed = {directive.first_unit: directive.text for directive in dyad.directives if is_told}
     height, width = frames.shape[2:]
     sessions = [pipeline.open_session(prompt=w, seed=dyad.seed, height=height, width=width) for w in worlds]
+    batch = pipeline.open_batch(len(sessions), height=height, width=width)
+    for session in sessions:
+        batch.join(session)
     answers: list[list[AgentUnit]] = [[] for _ in worlds]
     for index, user in enumerate(users):
         unit = UserUnit(user.audio, user.video, typed.get(index))
-        for answer, agent in zip(answers, step_sessions(sessions, [unit] * len(sessions)), strict=True):
-            answer.append(agent)
+        said = batch.step(dict.fromkeys(sessions, unit))
+        for answer, session in zip(answers, sessions, strict=True):
+            answer.append(said[session])
     return answers
 
 

@@ -7,7 +7,6 @@ Writes a card per variant, `comparison.md` and `comparison.png`; `wan-streamer c
 The page packages/streamer-pipeline/SWAPPING.md explains the four swaps.
 """
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -111,10 +110,14 @@ def train_adapters(pipeline: StreamerPipeline, num_dyads: int, num_steps: int) -
     adapters = [p for name in ADAPTERS for p in getattr(pipeline.streamer, name).requires_grad_().parameters()]
     optimizer = torch.optim.AdamW(adapters, training.hparams.learning_rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-    held_out = list(islice(batches(pipeline, max(1, num_dyads // 8), FIRST_HELD_OUT), 4))
+    unseen, seen = (
+        conversations(pipeline, max(1, num_dyads // 8), FIRST_HELD_OUT),
+        conversations(pipeline, num_dyads, 0),
+    )
+    held_out = [unseen[step, 0] for step in range(4)]
     before = held_out_loss(training, held_out)
-    for step, batch in enumerate(islice(batches(pipeline, num_dyads, 0), num_steps), 1):
-        loss = training.losses(batch)[0]["video"]
+    for step in range(1, num_steps + 1):
+        loss = training.losses(seen[step, 0])[0]["video"].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -132,19 +135,17 @@ def held_out_loss(training: DuplexTraining, held_out: list[DuplexBatch]) -> floa
     """The video loss on given batches, under the same noise each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return sum(training.losses(batch)[0]["video"].item() for batch in held_out) / len(held_out)
+        return sum(training.losses(batch)[0]["video"].mean().item() for batch in held_out) / len(held_out)
 
 
-def batches(pipeline: StreamerPipeline, num_dyads: int, first_seed: int) -> Iterator[DuplexBatch]:
-    """Endless training batches of new dyads, in the pipeline's own latents."""
+def conversations(pipeline: StreamerPipeline, num_dyads: int, first_seed: int) -> Conversations:
+    """Training batches of new dyads, in the pipeline's own latents."""
     voice, names, config = AgentVoice(), list(SCENARIOS), pipeline.streamer.config
     dyads = [build_dyad(first_seed + i, names[i % len(names)], voice, config.response_delay) for i in range(num_dyads)]
     stored = [encode_dyad(dyad, pipeline.tokenizer, pipeline.audio_vae, pipeline.video_vae) for dyad in dyads]
     mixture = Mixture({"duplex": 1.0})
     shape = {"num_units": 16, "batch_size": 2, "user_text_slots": config.user_text_slots}
-    return iter(
-        Conversations(stored, stored, pipeline.tokenizer, mixture, response_delay=config.response_delay, **shape)
-    )
+    return Conversations(stored, stored, pipeline.tokenizer, mixture, response_delay=config.response_delay, **shape)
 
 
 # ---- scoring ----

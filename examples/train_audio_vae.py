@@ -14,14 +14,15 @@ import torch
 import typer
 from causal_vae import CausalAudioVAE
 from causal_vae.losses import AudioReconstructionLoss
-from causal_vae.training import VAETraining, build_trainer, export_vae, resume_point
+from causal_vae.training import EndlessBatches, VAETraining, build_trainer, export_vae, fit
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.espeak import speak
 from duplex_world.grammar import USER_PHRASINGS
 from duplex_world.real_media import real_prompts
 from duplex_world.splits import USER_VOICES
 from lightning.pytorch.callbacks import Callback
-from torch.utils.data import DataLoader, IterableDataset
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 UNIT = 3840
 PRESETS = {
@@ -41,20 +42,23 @@ def speech_sources() -> list[tuple[float, np.ndarray]]:
     return [(share, np.concatenate(clips)) for share, clips in ((0.6, agent), (0.15, users), (0.25, prompts))]
 
 
-class SpeechSegments(IterableDataset):
-    """Endless random segments (1, num_units * 3840) with random gain; one in twelve is plain silence."""
+class SpeechSegments(EndlessBatches):
+    """Random segments (batch_size, 1, num_units * 3840) with random gain; one in twelve is plain silence."""
 
-    def __init__(self, sources: list[tuple[float, np.ndarray]], num_units: int = 4) -> None:
-        self.sources, self.length = sources, num_units * UNIT
+    def __init__(self, sources: list[tuple[float, np.ndarray]], batch_size: int, num_units: int = 4) -> None:
+        super().__init__()
+        self.sources, self.batch_size, self.length = sources, batch_size, num_units * UNIT
 
-    def __iter__(self):
-        random = np.random.default_rng(torch.initial_seed() % 2**32)
+    def draw(self, step: int, rank: int) -> Tensor:
+        random = np.random.default_rng(torch.initial_seed())
+        return torch.stack([self._segment(random) for _ in range(self.batch_size)])
+
+    def _segment(self, random: np.random.Generator) -> Tensor:
         shares = np.array([share for share, _ in self.sources])
-        while True:
-            wave = self.sources[random.choice(len(shares), p=shares / shares.sum())][1]
-            start = random.integers(len(wave) - self.length)
-            gain = 0.0 if random.random() < 1 / 12 else random.uniform(0.5, 1.2)
-            yield torch.from_numpy(wave[start : start + self.length] * np.float32(gain))[None]
+        wave = self.sources[random.choice(len(shares), p=shares / shares.sum())][1]
+        start = random.integers(len(wave) - self.length)
+        gain = 0.0 if random.random() < 1 / 12 else random.uniform(0.5, 1.2)
+        return torch.from_numpy(wave[start : start + self.length] * np.float32(gain))[None]
 
 
 class Spectrograms(Callback):
@@ -88,14 +92,10 @@ def main(
     training = VAETraining(vae, AudioReconstructionLoss(), kl_weight=3e-4, learning_rate=1e-3, max_steps=max_steps)
     held_out = [torch.from_numpy(np.resize(prompt.wave, 12 * UNIT))[None] for prompt in real_prompts()[:4]]
     trainer = build_trainer(run, max_steps, max(2, max_steps // 10), [Spectrograms(run)])
-    trainer.fit(
-        training,
-        DataLoader(SpeechSegments(sources), batch_size=settings["batch_size"]),
-        DataLoader(held_out, batch_size=4),
-        ckpt_path=resume_point(run),
-    )
-    segments = iter(DataLoader(SpeechSegments(sources[:1]), batch_size=32))
-    export_vae(vae, [next(segments) for _ in range(8)], run / "audio_vae")
+    segments = SpeechSegments(sources, settings["batch_size"])
+    fit(trainer, run, training, segments, DataLoader(held_out, batch_size=4))
+    agent = SpeechSegments(sources[:1], batch_size=32)
+    export_vae(vae, [agent[step, 0] for step in range(8)], run / "audio_vae")
     typer.echo(f"saved {run / 'audio_vae'}")
 
 

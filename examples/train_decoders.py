@@ -17,7 +17,7 @@ from causal_codec import CausalAudioDecoder, CausalVideoDecoder
 from causal_codec.training import DecoderDistillation
 from causal_vae import CausalAudioVAE, CausalVideoVAE
 from causal_vae.losses import AudioReconstructionLoss, VideoReconstructionLoss
-from causal_vae.training import build_trainer, resume_point
+from causal_vae.training import build_trainer, fit
 from torch.utils.data import DataLoader
 
 
@@ -42,7 +42,7 @@ PRESETS = {
 }
 
 
-def audio_parts(vae_folder: Path, start_from: Path | None, sizes: dict, agent_share: float):
+def audio_parts(vae_folder: Path, start_from: Path | None, settings: dict, agent_share: float):
     """(teacher, student, loss, segments to train on, held-out recordings, callback class) for sound."""
     from duplex_world.real_media import real_prompts
     from train_audio_vae import UNIT, Spectrograms, SpeechSegments, speech_sources
@@ -52,12 +52,13 @@ def audio_parts(vae_folder: Path, start_from: Path | None, sizes: dict, agent_sh
         student = CausalAudioDecoder.from_pretrained(start_from)
     else:
         shared = ("sample_rate", "hop_length", "frames_per_latent", "latent_channels")
-        student = CausalAudioDecoder(**{name: vae.config[name] for name in shared}, **sizes)
+        student = CausalAudioDecoder(**{name: vae.config[name] for name in shared}, **settings["model"])
     held_out = [torch.from_numpy(np.resize(prompt.wave, 12 * UNIT))[None] for prompt in real_prompts()[:4]]
-    return vae, student, AudioReconstructionLoss(), SpeechSegments(speech_sources()), held_out, Spectrograms
+    segments = SpeechSegments(speech_sources(), settings["batch_size"])
+    return vae, student, AudioReconstructionLoss(), segments, held_out, Spectrograms
 
 
-def video_parts(vae_folder: Path, start_from: Path | None, sizes: dict, agent_share: float):
+def video_parts(vae_folder: Path, start_from: Path | None, settings: dict, agent_share: float):
     """(teacher, student, loss, clips to train on, held-out clips, callback class) for the picture."""
     from train_video_vae import Pictures, TalkingHeads, emphasis
 
@@ -66,11 +67,11 @@ def video_parts(vae_folder: Path, start_from: Path | None, sizes: dict, agent_sh
         student = CausalVideoDecoder.from_pretrained(start_from)
     else:
         shared = ("frames_per_latent", "spatial_strides", "latent_channels", "picture_size")
-        student = CausalVideoDecoder(**{name: vae.config[name] for name in shared}, **sizes)
+        student = CausalVideoDecoder(**{name: vae.config[name] for name in shared}, **settings["model"])
         student.decoder.picture.load_state_dict(vae.decoder.picture.state_dict())
-    unseen = iter(TalkingHeads(agent_share, first_seed=1_000_000))
-    held_out = [next(unseen) for _ in range(4)]
-    return vae, student, VideoReconstructionLoss(emphasis()), TalkingHeads(agent_share), held_out, Pictures
+    clips = TalkingHeads(settings["batch_size"], agent_share)
+    held_out = TalkingHeads(4, agent_share, first_dyad_seed=1_000_000)[0, 0]
+    return vae, student, VideoReconstructionLoss(emphasis()), clips, held_out, Pictures
 
 
 def main(
@@ -89,15 +90,10 @@ def main(
     max_steps = max_steps or settings["max_steps"]
     run.mkdir(parents=True, exist_ok=True)
     parts = audio_parts if what is What.audio else video_parts
-    teacher, student, loss, media, held_out, pictures = parts(vae, start_from, settings["model"], agent_share)
+    teacher, student, loss, media, held_out, pictures = parts(vae, start_from, settings, agent_share)
     training = DecoderDistillation(teacher, student, loss, learning_rate=1e-3, max_steps=max_steps)
     trainer = build_trainer(run, max_steps, max(2, max_steps // 10), [pictures(run)])
-    trainer.fit(
-        training,
-        DataLoader(media, batch_size=settings["batch_size"]),
-        DataLoader(held_out, batch_size=4),
-        ckpt_path=resume_point(run),
-    )
+    fit(trainer, run, training, media, DataLoader(held_out, batch_size=4))
     folder = run / f"{what}_decoder"
     student.save_pretrained(folder)
     typer.echo(f"saved {folder}")

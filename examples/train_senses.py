@@ -22,11 +22,12 @@ from causal_codec import (
     CausalVideoEncoder,
     CausalVideoEncoderConfig,
 )
-from causal_vae.training import adamw_with_cosine, build_trainer, resume_point
+from causal_vae.training import EndlessBatches, adamw_with_cosine, build_trainer, fit
 from conversations import Conversations, Dyads, Mixture, draw, vary_camera
-from streamer_core import StreamerTokenizer, preset
+from streamer_core import StreamerTokenizer, WeightedMean, preset
+from streamer_pipeline.training import log_validation
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig
 
 Encoder = TypeVar("Encoder", CausalAudioEncoder, CausalVideoEncoder)
@@ -45,16 +46,16 @@ SETTINGS = {
 }
 
 
-class Slides(IterableDataset):
-    """Endless batches of `NUM_LOOKS` pictures of different people, one or two looks each, and the words (looks, 2)."""
+class Slides(EndlessBatches):
+    """Batches of `NUM_LOOKS` pictures of different people, one or two looks each, and the words (looks, 2)."""
 
     def __init__(self, dyads: Dyads, pad_token_id: int, batch_size: int, vary: bool = True) -> None:
+        super().__init__()
         self.dyads, self.pad, self.batch_size, self.vary = dyads, pad_token_id, batch_size, vary
 
-    def __iter__(self):
-        while True:
-            frames, words = zip(*(self._row() for _ in range(self.batch_size)), strict=True)
-            yield torch.stack(frames), torch.stack(words)
+    def draw(self, step: int, rank: int) -> tuple[Tensor, Tensor]:
+        frames, words = zip(*(self._row() for _ in range(self.batch_size)), strict=True)
+        return torch.stack(frames), torch.stack(words)
 
     def _row(self) -> tuple[Tensor, Tensor]:
         frames, words = [], []
@@ -70,16 +71,20 @@ class Slides(IterableDataset):
         return (vary_camera(pictures) if self.vary else pictures).transpose(0, 1), torch.stack(words[:NUM_LOOKS])
 
 
-class Speech(IterableDataset):
-    """Endless batches of what different people say in a row, and the words (units, 2) that ended in the unit before."""
+class Speech(EndlessBatches):
+    """Batches of what different people say in a row, and the words (units, 2) that ended in the unit before."""
 
     def __init__(self, dyads: Dyads, tokenizer: StreamerTokenizer, batch_size: int, vary: bool = True) -> None:
+        super().__init__()
         hearing = {"mixture": Mixture({"hearing": 1.0}), "response_delay": 0, "user_text_slots": 0, "vary": vary}
         rows = batch_size // 2  # of a media batch; those of language have twice as many
-        self.batches = Conversations(dyads, None, tokenizer, num_units=NUM_SPEECH_UNITS, batch_size=rows, **hearing)
+        self.conversations = Conversations(
+            dyads, None, tokenizer, num_units=NUM_SPEECH_UNITS, batch_size=rows, **hearing
+        )
 
-    def __iter__(self):
-        return ((batch.user_audio, batch.agent_text) for batch in self.batches)
+    def draw(self, step: int, rank: int) -> tuple[Tensor, Tensor]:
+        batch = self.conversations.draw(step, rank)
+        return batch.user_audio, batch.agent_text
 
 
 class Reading(lightning.LightningModule):
@@ -103,24 +108,25 @@ class Reading(lightning.LightningModule):
         self.read = nn.Linear(encoder.config.tokens_per_unit * encoder.config.output_dim, 2 * vocab_size)
         self.save_hyperparameters(ignore=["encoder", "perceive"])
 
-    def terms(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def terms(self, batch: tuple[Tensor, Tensor]) -> dict[str, WeightedMean]:
         """Cross-entropy, and of the units with words the share that is read without error."""
         media, words = batch
         tokens, _ = self.perceive(media)
         logits = self.read(tokens.unflatten(1, (words.shape[1], -1)).flatten(2)).unflatten(2, (2, -1))
-        spoken = (words != self.hparams.pad_token_id).any(-1)
+        entropy = nn.functional.cross_entropy(logits.flatten(0, 2), words.flatten(), reduction="none")
+        right, spoken = (logits.argmax(-1) == words).all(-1), (words != self.hparams.pad_token_id).any(-1)
         return {
-            "loss": nn.functional.cross_entropy(logits.flatten(0, 2), words.flatten()),
-            "right": (logits.argmax(-1) == words).all(-1)[spoken].float().mean(),
+            "loss": WeightedMean.of(entropy, torch.ones_like(entropy)),
+            "right": WeightedMean.of(right.float(), spoken),
         }
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        terms = self.terms(batch)
-        self.log_dict({f"train/{name}": term for name, term in terms.items()}, prog_bar=True)
-        return terms["loss"]
+        means = {name: term.mean() for name, term in self.terms(batch).items()}
+        self.log_dict({f"train/{name}": mean for name, mean in means.items()}, prog_bar=True)
+        return means["loss"]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        self.log_dict({f"val/{name}": term for name, term in self.terms(batch).items()}, prog_bar=True)
+        log_validation(self, {f"val/{name}": term for name, term in self.terms(batch).items()}, prog_bar=True)
 
     def configure_optimizers(self) -> dict:
         return adamw_with_cosine(self.parameters(), self.hparams.learning_rate, self.hparams.max_steps, (0.9, 0.99))
@@ -162,15 +168,10 @@ def main(
         batches, held_out = (
             Speech(dyads, tokenizer, batch_size, vary) for dyads, vary in ((seen, True), (unseen, False))
         )
-    held_out = iter(held_out)
     trainer = build_trainer(run, max_steps, max(2, max_steps // 10), precision=precision)
     training = Reading(encoder, perceive, len(tokenizer), tokenizer.pad_token_id, learning_rate, max_steps)
-    trainer.fit(
-        training,
-        DataLoader(batches, batch_size=None),
-        DataLoader([next(held_out) for _ in range(8)], batch_size=None),
-        ckpt_path=resume_point(run),
-    )
+    validation = DataLoader([held_out[step, 0] for step in range(8)], batch_size=None)
+    fit(trainer, run, training, batches, validation)
     encoder.save_pretrained(run / name)
     typer.echo(f"saved {run / name}")
 

@@ -11,7 +11,6 @@ solver steps. Run a stage again with the same `--run` to continue. Writes `<run>
 `<run>/video_encoder`, `<run>/tokenizer`, and metrics with their plot.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +22,7 @@ from causal_codec import (
     CausalVideoEncoder,
     CausalVideoEncoderConfig,
 )
-from causal_vae.training import build_trainer, resume_point
+from causal_vae.training import build_trainer, fit
 from conversations import Conversations, Dyads, Mixture
 from sample_conversations import SampleConversations
 from streamer_core import StreamerModel, StreamerTokenizer, preset
@@ -92,11 +91,9 @@ def common_tokenizer(folders: list[Path]) -> StreamerTokenizer:
 def validation_loaders(data: dict, val_dyads: Path, tasks: list[str]) -> list[DataLoader]:
     """A few fixed batches per task, of voices and faces that are never trained on."""
     loaders, dyads = [], Dyads([val_dyads], with_latents=True)
-    with torch.random.fork_rng():
-        for task in tasks:
-            torch.manual_seed(0)
-            batches = iter(Conversations(dyads, dyads, mixture=Mixture({task: 1.0}), vary=False, **data))
-            loaders.append(DataLoader([next(batches) for _ in range(VALIDATION_BATCHES)], batch_size=None))
+    for task in tasks:
+        batches = Conversations(dyads, dyads, mixture=Mixture({task: 1.0}), vary=False, **data)
+        loaders.append(DataLoader([batches[step, 0] for step in range(VALIDATION_BATCHES)], batch_size=None))
     return loaders
 
 
@@ -125,11 +122,12 @@ def main(
     video_vae: Annotated[Path, typer.Option(help="renders --sample")] = Path("runs/video_vae/video_vae"),
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "bf16-mixed",
     devices: Annotated[int, typer.Option(help="processes (on a CPU) or GPUs; each draws its own batches")] = 1,
+    num_nodes: Annotated[int, typer.Option(help="machines with so many devices each, started with torchrun")] = 1,
     strategy: Annotated[
         str, typer.Option(help="Lightning's, or fsdp2 to split weights over devices; default: ddp for several")
     ] = "auto",
     num_threads: int = 1,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of new weights, data and noise")] = 0,
 ) -> None:
     torch.set_num_threads(num_threads)
     torch.manual_seed(seed)
@@ -172,21 +170,15 @@ def main(
     }
     media_dyads = Dyads([dyads], with_latents=True)
     language_dyads = Dyads([dyads, users] if users else [dyads], with_latents=False)
-    if resume_point(run):
-        torch.seed()  # a continued run must not see the same windows again
-    else:
-        torch.manual_seed(seed + int(os.environ.get("LOCAL_RANK", "0")))
-    loader = DataLoader(
-        Conversations(language_dyads, media_dyads, mixture=mixture, group_seed=seed, **data), batch_size=None
-    )
+    batches = Conversations(language_dyads, media_dyads, mixture=mixture, seed=seed, **data)
     validation = validation_loaders(data, val_dyads, list(mixture.tasks)) if val_dyads else None
-    if devices > 1 and strategy == "auto":
+    if devices * num_nodes > 1 and strategy == "auto":
         strategy = "ddp_find_unused_parameters_true"  # language batches leave what denoises unused
     callbacks = [SampleConversations(run / "samples", sample, parts, tokenizer, audio_vae, video_vae)] if sample else []
     trainer = build_trainer(
-        run, max_steps, validate_every if validation else None, callbacks, precision, devices, strategy
+        run, max_steps, validate_every if validation else None, callbacks, precision, devices, strategy, num_nodes, seed
     )
-    trainer.fit(training, loader, validation, ckpt_path=resume_point(run))
+    fit(trainer, run, training, batches, validation)
     whole = [gather_weights(part) for part in parts]
     if not trainer.is_global_zero:
         return

@@ -5,6 +5,7 @@
 Run it again with the same `--run` to continue. The result is `<run>/video_vae`.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import torch
 import typer
 from causal_vae import CausalVideoVAE
 from causal_vae.losses import VideoReconstructionLoss
-from causal_vae.training import VAETraining, build_trainer, export_vae, resume_point
+from causal_vae.training import EndlessBatches, VAETraining, build_trainer, export_vae, fit
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import build_dyad
 from duplex_world.face import eye_boxes, face_box, mouth_box
@@ -23,7 +24,7 @@ from duplex_world.tensors import to_video
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 FRAMES_PER_UNIT = 4
 MOUTH_WEIGHT, EYE_WEIGHT = 24.0, 12.0
@@ -56,33 +57,40 @@ def activity(motion: Tracks, random: np.random.Generator) -> np.ndarray:
     return motion["hand"] > 0.1 if kind < 0.8 else motion["blink"] > 0.5
 
 
-class TalkingHeads(IterableDataset):
-    """Endless clips (3, num_units * 4, 192, 336), in [-1, 1]; a share of them shows the agent, the rest users.
+agent_voice = cache(AgentVoice)
+
+
+class TalkingHeads(EndlessBatches):
+    """Clips (batch_size, 3, num_units * 4, 192, 336), in [-1, 1]; a share of them shows the agent, the rest users.
 
     Clips where somebody speaks, nods, raises a hand or blinks are preferred: all are rarer and harder than a still
     face. Clips last four units, because a decoder that has only ever followed a stream's first unit fails on its third.
     """
 
-    def __init__(self, agent_share: float = 0.85, num_units: int = 4, first_seed: int = 0) -> None:
-        self.agent_share, self.num_frames, self.first_seed = agent_share, num_units * FRAMES_PER_UNIT, first_seed
+    def __init__(
+        self, batch_size: int, agent_share: float = 0.85, num_units: int = 4, first_dyad_seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.agent_share, self.num_frames = batch_size, agent_share, num_units * FRAMES_PER_UNIT
+        self.first_dyad_seed = first_dyad_seed
 
-    def __iter__(self):
-        random = np.random.default_rng(torch.initial_seed() % 2**32 + self.first_seed)
-        voice = AgentVoice()
-        while True:
-            scenario = "wave" if random.random() < 0.1 else None  # the only one in which the agent waves for sure
-            dyad = build_dyad(self.first_seed + int(random.integers(900_000)), scenario, voice)
-            for _ in range(3):
-                if random.random() < self.agent_share:
-                    motion, identity = dyad.agent_motion, dyad.agent_identity
-                else:
-                    motion, identity = dyad.user_motion, dyad.user_identity
-                active = np.flatnonzero(activity(motion, random)[: -self.num_frames])
-                if len(active) and random.random() < 0.8:
-                    start = max(0, int(random.choice(active)) - int(random.integers(FRAMES_PER_UNIT)))
-                else:
-                    start = int(random.integers(len(motion["mouth_open"]) - self.num_frames))
-                yield to_video(render_frames(motion, identity, frames=slice(start, start + self.num_frames)))
+    def draw(self, step: int, rank: int) -> Tensor:
+        random = np.random.default_rng(torch.initial_seed())
+        return torch.stack([self._clip(random) for _ in range(self.batch_size)])
+
+    def _clip(self, random: np.random.Generator) -> Tensor:
+        scenario = "wave" if random.random() < 0.1 else None  # the only one in which the agent waves for sure
+        dyad = build_dyad(self.first_dyad_seed + int(random.integers(900_000)), scenario, agent_voice())
+        if random.random() < self.agent_share:
+            motion, identity = dyad.agent_motion, dyad.agent_identity
+        else:
+            motion, identity = dyad.user_motion, dyad.user_identity
+        active = np.flatnonzero(activity(motion, random)[: -self.num_frames])
+        if len(active) and random.random() < 0.8:
+            start = max(0, int(random.choice(active)) - int(random.integers(FRAMES_PER_UNIT)))
+        else:
+            start = int(random.integers(len(motion["mouth_open"]) - self.num_frames))
+        return to_video(render_frames(motion, identity, frames=slice(start, start + self.num_frames)))
 
 
 class Pictures(Callback):
@@ -120,29 +128,27 @@ def main(
     settings = PRESETS[preset]
     max_steps = max_steps or settings["max_steps"]
     run.mkdir(parents=True, exist_ok=True)
-    clips = DataLoader(TalkingHeads(agent_share), batch_size=settings["batch_size"])
+    clips = TalkingHeads(settings["batch_size"], agent_share)
     if decoder_only and not start_from:
         raise typer.BadParameter("--decoder-only needs --start-from, the video VAE whose encoder is kept")
     if start_from:
         vae = CausalVideoVAE.from_pretrained(start_from).train()
     else:
         vae = CausalVideoVAE(**settings["model"])
-        first = iter(clips)
-        vae.init_from_data(torch.cat([next(first) for _ in range(100 // settings["batch_size"])]))
+        vae.init_from_data(torch.cat([clips[step, 0] for step in range(100 // settings["batch_size"])]))
     vae.encoder.requires_grad_(not decoder_only)
     loss = VideoReconstructionLoss(emphasis(mouth), motion=MOTION_WEIGHT, seam=SEAM_WEIGHT)
     training = VAETraining(
         vae, loss, kl_weight=2e-6, learning_rate=learning_rate, max_steps=max_steps, latent_noise=latent_noise
     )
-    unseen = iter(TalkingHeads(agent_share, first_seed=1_000_000))
-    held_out = [next(unseen) for _ in range(8)]
+    held_out = TalkingHeads(8, agent_share, first_dyad_seed=1_000_000)[0, 0]
     trainer = build_trainer(run, max_steps, max(2, max_steps // 15), [Pictures(run)], precision)
-    trainer.fit(training, clips, DataLoader(held_out, batch_size=8), ckpt_path=resume_point(run))
+    fit(trainer, run, training, clips, DataLoader(held_out, batch_size=8))
     if decoder_only:
         vae.save_pretrained(run / "video_vae")  # with the latents' statistics of before: dyads stay valid
     else:
-        clips = iter(DataLoader(TalkingHeads(1.0), batch_size=16))
-        export_vae(vae, [next(clips) for _ in range(16)], run / "video_vae")
+        agent = TalkingHeads(batch_size=16, agent_share=1.0)
+        export_vae(vae, [agent[step, 0] for step in range(16)], run / "video_vae")
     typer.echo(f"saved {run / 'video_vae'}")
 
 

@@ -14,7 +14,7 @@ import torch
 import typer
 from causal_codec import CausalAudioDecoder
 from causal_vae import CausalAudioVAE
-from causal_vae.training import build_trainer, resume_point
+from causal_vae.training import build_trainer, fit
 from conversations import PROMPTS, Dyads, Mixture
 from linear_video import EigenpictureVAE
 from streamer_core import FlowMatchScheduler, StreamerTokenizer
@@ -69,16 +69,16 @@ def main(
         "references": worlds / "references.safetensors",
     }
     dyads = Dyads([worlds], with_latents=True)
-    loader = DataLoader(WorldConversations(dyads, dyads, mixture=MIXTURE, **data), batch_size=None)
+    conversations = WorldConversations(dyads, dyads, mixture=MIXTURE, **data)
     validation = None
     if val_worlds:
         unseen = Dyads([val_worlds], with_latents=True)
         validation = []
         for task in MIXTURE.tasks:
-            batches = iter(WorldConversations(unseen, unseen, mixture=Mixture({task: 1.0}), vary=False, **data))
-            validation.append(DataLoader([next(batches) for _ in range(VALIDATION_BATCHES)], batch_size=None))
+            batches = WorldConversations(unseen, unseen, mixture=Mixture({task: 1.0}), vary=False, **data)
+            validation.append(DataLoader([batches[step, 0] for step in range(VALIDATION_BATCHES)], batch_size=None))
     trainer = build_trainer(run, max_steps, validate_every if validation else None, precision=precision)
-    trainer.fit(training, loader, validation, ckpt_path=resume_point(run))
+    fit(trainer, run, training, conversations, validation)
     pipeline = StreamerPipeline(
         streamer=streamer,
         tokenizer=tokenizer,

@@ -49,5 +49,5 @@ def talk(group, path, pipeline, num_units):
         session = open_session(pipeline, **SESSION)
         with SplitSession(session, here, on_close=worker.join) as split:
             units = spoken(split.run(random_units(num_units)))
-        torch.save((units, history(session)), f"{path}: talk")
+        torch.save((units, history(split)), f"{path}: talk")
     torch.save(dict(exchange.num_bytes), f"{path}: bytes of {exchange.rank}")

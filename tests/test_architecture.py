@@ -15,6 +15,8 @@ PACKAGES = {
 }
 # streamer_core takes streaming primitives and the loading guard only: it meets the codec and the VAEs as tensors.
 PRIMITIVES = {"BringsCard", "State", "StreamingModule", "CheckedLoading", "flatten_state", "map_state", "clone_state"}
+PRIMITIVES |= {"check_fields", "take_dtype", "LOADING_OPTIONS", "refuse_unknown"}
+PRIMITIVES |= {"CheckedFiles", "StreamSpec", "execution_device"}
 
 
 def imports(path: Path) -> list[tuple[str, list[str]]]:

@@ -46,9 +46,7 @@ def folder(dyads, tokenizer, tmp_path_factory):
 def batches(folder, tokenizer, **weights):
     data = Dyads([folder], with_latents=True)
     conversations = Conversations(data, data, tokenizer, Mixture(weights), NUM_UNITS, 2, DELAY, 1)
-    torch.manual_seed(0)
-    stream = iter(conversations)
-    return [next(stream) for _ in range(4)]
+    return [conversations[step, 0] for step in range(4)]
 
 
 def test_words_of_the_user_are_due_after_they_ended_and_soon(dyads):
@@ -98,6 +96,19 @@ def test_language_batches_hold_no_latents_and_name_their_task(folder, tokenizer)
             assert batch.audio_latents is None and batch.video_latents is None
             assert tokenizer.decode_slots(batch.prompt_ids[0].tolist()).split() == PROMPTS[task].split()
             assert batch.agent_text.shape == (4, NUM_UNITS, 2)
+
+
+def test_processes_have_windows_of_their_own_but_the_same_kind_of_batch(folder, tokenizer):
+    data = Dyads([folder], with_latents=True)
+    mixture = Mixture({"words": 1.0, "duplex": 1.0})
+    conversations = Conversations(data, data, tokenizer, mixture, NUM_UNITS, 2, DELAY, 1)
+    kinds = []
+    for step in range(8):
+        here, there = conversations[step, 0], conversations[step, 1]
+        assert (here.audio_latents is None) == (there.audio_latents is None)
+        assert not torch.equal(here.user_audio, there.user_audio)
+        kinds.append(here.audio_latents is None)
+    assert set(kinds) == {True, False}
 
 
 def test_what_is_typed_is_what_is_then_said(folder, tokenizer):

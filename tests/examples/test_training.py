@@ -14,6 +14,8 @@ from streamer_pipeline import RecordingReader, RecordingWriter
 from tiny_parts import random_units
 from train_streamer import main
 
+SENSES = {"ears": (CausalAudioEncoder, "audio_encoder"), "eyes": (CausalVideoEncoder, "video_encoder")}
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -46,10 +48,9 @@ def train(data, run, stage, max_steps, **options):
 
 
 def test_the_senses_can_be_given_to_the_first_stage(data, tmp_path):
-    for sense, kind in (("ears", CausalAudioEncoder), ("eyes", CausalVideoEncoder)):
+    for sense, (kind, name) in SENSES.items():
         train_senses.main(train_senses.Sense(sense), tmp_path / sense, data, data, max_steps=2)
-        folder = tmp_path / sense / f"{'audio' if sense == 'ears' else 'video'}_encoder"
-        assert isinstance(kind.from_pretrained(folder), kind)
+        assert isinstance(kind.from_pretrained(tmp_path / sense / name), kind)
     learned = {"audio_encoder": tmp_path / "ears/audio_encoder", "video_encoder": tmp_path / "eyes/video_encoder"}
     train(data, tmp_path / "stage1", 1, 1, learning_rate=1e-9, **learned)
     before, after = (
@@ -59,23 +60,32 @@ def test_the_senses_can_be_given_to_the_first_stage(data, tmp_path):
 
 
 def test_three_stages_follow_each_other(data, tmp_path):
+    """Each starts from the weights of the one before: steps are small, and another seed would begin elsewhere."""
     first = train(data, tmp_path / "stage1", 1, 2)
-    renderers = {name: data / name for name in ("audio_vae", "video_vae")}
-    second = train(
-        data, tmp_path / "stage2", 2, 2, start_from=tmp_path / "stage1", sample=data / "recording.mp4", **renderers
-    )
-    assert not torch.equal(first.audio_out.weight, second.audio_out.weight)
+    shown = {"sample": data / "recording.mp4"} | {name: data / name for name in ("audio_vae", "video_vae")}
+    second = train(data, tmp_path / "stage2", 2, 2, start_from=tmp_path / "stage1", seed=1, **shown)
     shown = RecordingReader(tmp_path / "stage2" / "samples" / "000002.mp4", 192, 672)
     assert len(list(shown)) == 2
     assert (tmp_path / "stage2" / "metrics.png").stat().st_size > 1000
-    third = train(data, tmp_path / "stage3", 3, 2, start_from=tmp_path / "stage2")
-    assert not torch.equal(second.audio_out.weight, third.audio_out.weight)
+    third = train(data, tmp_path / "stage3", 3, 2, start_from=tmp_path / "stage2", seed=2)
+    for before, after in ((first, second), (second, third)):
+        assert not torch.equal(before.audio_out.weight, after.audio_out.weight)
+        torch.testing.assert_close(before.audio_out.weight, after.audio_out.weight, rtol=0, atol=1e-3)
+    assert "val/duplex_video_gap" in (tmp_path / "stage3" / "metrics" / "version_0" / "metrics.csv").read_text()
 
 
-def test_a_run_that_was_interrupted_continues(data, tmp_path):
-    run = tmp_path / "run"
-    train(data, run, 1, 2)
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    assert torch.load(checkpoint, weights_only=False)["global_step"] == 2
-    train(data, run, 1, 3)
-    assert torch.load(checkpoint, weights_only=False)["global_step"] == 3
+@pytest.mark.parametrize("script", ["streamer", "ears", "eyes"])
+def test_a_run_that_continues_is_the_run_without_a_break(data, tmp_path, script):
+    """It meets new data with new noise; so few steps are all warm-up, which does not know how many there will be."""
+
+    def weights(run, max_steps):
+        if script == "streamer":
+            return train(data, run, 1, max_steps, num_threads=1).state_dict()
+        train_senses.main(train_senses.Sense(script), run, data, data, max_steps=max_steps)
+        kind, name = SENSES[script]
+        return kind.from_pretrained(run / name).state_dict()
+
+    first, continued, whole = weights(tmp_path / "a", 2), weights(tmp_path / "a", 3), weights(tmp_path / "b", 3)
+    assert torch.load(tmp_path / "a" / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] == 3
+    assert all(torch.equal(continued[name], weight) for name, weight in whole.items())
+    assert not all(torch.equal(continued[name], weight) for name, weight in first.items())

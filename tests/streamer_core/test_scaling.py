@@ -65,8 +65,8 @@ def forward(model, batch):
 
 
 def loss(model, batch):
-    terms = streamer_loss(forward(model, batch), batch["streams"], *batch["noise"], batch["sigma"])
-    return torch.stack(list(terms.values())).sum()
+    terms = streamer_loss(forward(model, batch), batch["streams"], *batch["noise"], batch["sigma"], config=model.config)
+    return torch.stack([term.mean() for term in terms.values()]).sum()
 
 
 def test_an_adapter_starts_as_the_model_it_adapts():
@@ -108,6 +108,43 @@ def test_an_adapter_learns_and_leaves_the_rest_as_it_was(tmp_path):
         "video_in",
         "user_video_in",
     }
+
+
+TABLES = ["embed_tokens", "lm_head"]
+
+
+@pytest.mark.parametrize("tables", [TABLES[:1], TABLES[1:], TABLES])
+def test_an_adapter_of_a_tied_table_is_refused(tables):
+    model = tiny_model()
+    batch = a_batch(model.config)
+    expected = forward(model.eval(), batch).logits
+    for ensure in (False, True):
+        with pytest.raises(ValueError, match=r"cannot have an adapter.*modules_to_save"):
+            get_peft_model(
+                copy.deepcopy(model), LoraConfig(target_modules=["q_proj", *tables], ensure_weight_tying=ensure)
+            )
+    assert torch.equal(forward(model, batch).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("tied", "options"),
+    [(False, {"target_modules": TABLES}), (True, {"target_modules": "all-linear"})]
+    + [(True, {"target_modules": ["q_proj"], "modules_to_save": [name]}) for name in TABLES]
+    + [(True, {"target_modules": ["q_proj"], "trainable_token_indices": [1, 2]})],
+)
+def test_tables_that_were_trained_merge_to_the_same_model(tied, options, tmp_path):
+    model = tiny_model(tie_word_embeddings=tied)
+    batch = a_batch(model.config)
+    adapted = get_peft_model(model, LoraConfig(r=4, **options)).eval()
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    expected = forward(adapted, batch).logits
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(forward(merged, batch).logits, expected, rtol=1e-4, atol=1e-4)
+    merged.save_pretrained(tmp_path)
+    loaded = StreamerModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(forward(loaded, batch).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_checkpointed_gradients_are_the_same():
@@ -159,15 +196,21 @@ def test_a_device_map_places_the_same_model(tmp_path, device_map):
     assert torch.equal(forward(placed, batch).logits, forward(model, batch).logits)
 
 
-def test_a_layer_can_stay_on_disk(tmp_path):
+@pytest.mark.parametrize("on_disk", ["model.layers.1", "slot_embedding", "all but one"])
+def test_any_layer_can_stay_on_disk(tmp_path, on_disk):
     """What does not fit is read when it is needed: the map of a machine that is too small."""
-    model = tiny_model().eval()
+    model = tiny_model(tie_word_embeddings=False).eval()
     model.save_pretrained(tmp_path)
-    device_map = {name: "cpu" for name, _ in model.named_children() if name != "model"}
-    device_map |= {f"model.{name}": "cpu" for name, _ in model.model.named_children() if name != "layers"}
-    device_map |= {f"model.layers.{index}": "disk" if index == 1 else "cpu" for index in range(3)}
+    names = [name for name, _ in model.named_children() if name != "model"]
+    names += ["model.embed_tokens", "model.norm", "model.rotary_emb"]
+    names += [f"model.layers.{index}" for index in range(3)]
+    away = {name for name in names if name == on_disk or (on_disk == "all but one" and name != "model.norm")}
+    device_map = {name: "disk" if name in away else "cpu" for name in names}
     placed = StreamerModel.from_pretrained(tmp_path, device_map=device_map, offload_folder=tmp_path / "disk").eval()
-    assert placed.model.layers[1].mlp.up_proj.weight.device.type == "meta"
+    for name, weight in placed.named_parameters():
+        assert (weight.device.type == "meta") == any(name.startswith(f"{part}.") for part in away), name
     batch = a_batch(model.config)
     with torch.no_grad():
-        torch.testing.assert_close(forward(placed, batch).logits, forward(model, batch).logits)
+        found, expected = forward(placed, batch), forward(model, batch)
+    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.video_velocity, expected.video_velocity)

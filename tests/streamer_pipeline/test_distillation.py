@@ -17,6 +17,7 @@ from streamer_pipeline.distillation import (
     matching_loss,
     predict,
     roll_out,
+    trajectory,
 )
 from streamer_pipeline.training import DuplexBatch, DuplexTraining
 from tiny_parts import tiny_pipeline
@@ -89,13 +90,58 @@ def test_the_parallel_pass_repeats_the_rollouts_own_steps(delay, has_reference):
 def test_the_teacher_itself_with_as_many_steps_has_nothing_to_learn():
     teacher = stage2()
     batch = batch_for(teacher)
-    same = distil(TrajectoryDistillation, teacher, num_steps=4, guidance=1.0).losses(batch)
-    fewer = distil(TrajectoryDistillation, teacher, num_steps=2, guidance=1.0).losses(batch)
-    guided = distil(TrajectoryDistillation, teacher, num_steps=4, guidance=3.0).losses(batch)
-    for name in ("audio", "video"):
-        assert same[name] < 1e-8
-        assert fewer[name] > 100 * same[name]
-        assert guided[name] > 100 * same[name]
+    modules = [
+        distil(TrajectoryDistillation, teacher, num_steps=num_steps, guidance=guidance)
+        for num_steps, guidance in ((4, 1.0), (2, 1.0), (4, 3.0))
+    ]
+    for found, names in (
+        ([module.losses(batch) for module in modules], ("audio", "video")),
+        ([module.gaps(batch, seed=0) for module in modules], ("audio_gap", "video_gap")),
+    ):
+        for name in names:
+            same, fewer, guided = (float(terms[name].mean().detach()) for terms in found)
+            assert same < 1e-3
+            assert min(fewer, guided) > 100 * same
+
+
+def test_the_gap_is_the_root_mean_square_and_the_same_for_the_same_seed():
+    module = distil(TrajectoryDistillation)
+    batch = batch_for(module.teacher.stage2)
+    gap = module.gaps(batch, seed=3)["video_gap"].mean()
+    assert module.gaps(batch, seed=3)["video_gap"].mean() == gap
+    assert module.gaps(batch, seed=4)["video_gap"].mean() != gap
+    clean = module.teacher.perceive(batch)
+    given = Given(clean, batch.prompt_ids, torch.zeros(2, dtype=torch.int64))
+    noise = module.noise(clean, 1, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        *_, reached = trajectory(module.student_velocity(given), noise, 2)
+    difference = (reached["video"] - module.teacher.trajectory(noise, given)[-1]["video"])[:, 0][batch.valid]
+    torch.testing.assert_close(gap, difference.square().mean().sqrt())
+
+
+def test_student_and_fake_score_learn_from_their_own_terms_alone_and_at_their_own_rates():
+    module = distil(SelfForcing, fake_learning_rate=0.5)
+    terms = module.losses(batch_for(module.teacher.stage2))
+    for name, term in terms.items():
+        module.zero_grad()
+        term.mean().backward(retain_graph=True)
+        learns = [any(p.grad is not None for p in model.parameters()) for model in (module.streamer, module.fake)]
+        assert learns == ([False, True] if name.startswith("fake_") else [True, False])
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    assert [group["initial_lr"] for group in groups] == [3e-3, 0.5]
+    for group, model in zip(groups, (module.streamer, module.fake), strict=True):
+        assert {id(p) for p in group["params"]} == {id(p) for p in model.parameters()}
+
+
+def test_a_large_gradient_of_the_fake_score_does_not_shorten_the_students():
+    module = distil(SelfForcing)
+    for model, size in ((module.streamer, 1e-4), (module.fake, 1e4)):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, size)
+    module.configure_gradient_clipping(None, 1.0)
+    student, fake = (torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (module.streamer, module.fake))
+    assert (student == 1e-4).all()
+    torch.testing.assert_close(fake.norm(), torch.tensor(1.0), rtol=1e-4, atol=0.0)
 
 
 def test_guidance_is_a_line_from_wordless_through_conditional():
@@ -122,9 +168,9 @@ def test_matching_moves_samples_from_fake_towards_real_and_rests_where_they_agre
     samples = torch.randn(2, 1, 3, 4, 5, requires_grad=True)
     real, fake = torch.randn(2, 2, 2, 3, 4, 5)
     valid = torch.tensor([[True, True, False]] * 2)
-    matching_loss(samples, real, real, valid).backward()
+    matching_loss(samples, real, real, valid).mean().backward()
     assert not samples.grad.any()
-    matching_loss(samples, real, fake, valid).backward()
+    matching_loss(samples, real, fake, valid).mean().backward()
     assert not samples.grad[:, :, 2].any()
     scale = (samples.detach() - real).abs().mean(dim=(-2, -1), keepdim=True)
     expected = ((fake - real) / scale).mean(dim=1, keepdim=True) / (2 * 2 * 4 * 5)
@@ -136,7 +182,7 @@ def test_a_picture_that_is_not_in_the_data_is_not_matched():
         module = distil(cls)
         batch = batch_for(module.teacher.stage2)
         terms = module.losses(batch._replace(video_latents=None))
-        assert terms["video"] == 0 and terms["audio"] > 0
+        assert terms["video"].mean() == 0 and terms["audio"].mean() > 0
 
 
 @pytest.mark.parametrize("cls", [TrajectoryDistillation, SelfForcing])
@@ -144,11 +190,12 @@ def test_language_alone_trains_the_words_as_stage_2_does(cls):
     module = distil(cls)
     module.log = module.log_dict = lambda *_, **__: None
     batch = batch_for(module.teacher.stage2)._replace(audio_latents=None, video_latents=None)
+    batch.agent_text[:, ::2] = module.streamer.config.pad_token_id
     torch.manual_seed(0)
     loss = module.training_step(batch, 0)
     torch.manual_seed(0)
     expected, _ = module.teacher.stage2.losses(batch)
-    torch.testing.assert_close(loss, expected["text"])
+    torch.testing.assert_close(loss, expected["text"].mean())
     loss.backward()
     assert module.streamer.lm_head.weight.grad.any() and module.streamer.video_out.weight.grad is None
 
@@ -199,7 +246,7 @@ def test_mixed_precision_hides_no_weight_from_its_gradient(cls):
         torch.manual_seed(0)
         module.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            loss = torch.stack(list(module.losses(batch).values())).sum()
+            loss = torch.stack([term.mean() for term in module.losses(batch).values()]).sum()
         loss.backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in module.parameters()]))
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
@@ -212,7 +259,7 @@ def test_the_gap_to_the_teacher_closes():
     optimizer = torch.optim.AdamW(module.parameters(), 3e-3)
     losses = []
     for _ in range(25):
-        terms = module.losses(batch)
+        terms = {name: term.mean() for name, term in module.losses(batch).items()}
         losses.append(float(terms["audio"] + terms["video"]))
         optimizer.zero_grad()
         sum(terms.values()).backward()

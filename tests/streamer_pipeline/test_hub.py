@@ -10,6 +10,8 @@ from causal_vae.cards import part_card
 from fresh_process import run_python
 from loopback_hub import LoopbackHub
 from public_stand_ins import STAND_INS
+from safetensors.torch import load, save
+from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.cards import pipeline_card
 from streamer_pipeline.evaluation.report import write_json
 from streamer_pipeline.evaluation.scorecard import Card
@@ -18,6 +20,7 @@ from tiny_parts import tiny_pipeline
 
 PARTS = ("streamer", "audio_encoder", "video_encoder", "audio_vae", "video_vae", "audio_decoder", "video_decoder")
 WEIGHTS = "audio_vae/diffusion_pytorch_model.safetensors"
+HALF = WEIGHTS.replace(".safetensors", ".fp16.safetensors")
 
 PUSH = """
 import torch
@@ -58,6 +61,8 @@ attempt("gated", lambda: StreamerPipeline.from_pretrained("org/gated"))
 attempt("gated part", lambda: CausalVideoVAE.from_pretrained("org/gated", subfolder="video_vae"))
 attempt("no revision", lambda: StreamerPipeline.from_pretrained("org/tiny", revision="v9"))
 attempt("no variant", lambda: StreamerPipeline.from_pretrained("org/tiny", variant="fp16"))
+mixed = StreamerPipeline.from_pretrained("org/mixed", variant="fp16")
+assert torch.equal(mixed.audio_vae.latent_norm.std, torch.full((4,), 2.0))  # of the variant
 prompts = [StreamerPipeline.from_pretrained("org/tiny", revision=r).config.prompt for r in ("v1", "main")]
 torch.save((errors, prompts), sys.argv[1])
 """
@@ -103,6 +108,11 @@ torch.save(pairs, sys.argv[1])
 """
 
 
+def with_variance_of_four(weights: bytes) -> bytes:
+    """A file of weights that can be told from the plain one."""
+    return save(load(weights) | {"latent_norm.std": torch.full((4,), 2.0)}, metadata={"format": "pt"})
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     with LoopbackHub() as hub:
@@ -115,8 +125,9 @@ def hub(tmp_path_factory):
         hub.repos["org/gated"] = dict(tiny)
         hub.gated.add("org/gated")
         hub.repos["org/far"] = dict(tiny)
-        for name, save in STAND_INS.items():
-            hub.add(f"org/{name}", save(tmp_path_factory.mktemp(name)))
+        hub.repos["org/mixed"] = tiny | {HALF: with_variance_of_four(tiny[WEIGHTS])}
+        for name, stand_in in STAND_INS.items():
+            hub.add(f"org/{name}", stand_in(tmp_path_factory.mktemp(name)))
         hub.repos["org/wan"] = {f"vae/{file}": content for file, content in hub.repos.pop("org/wan_vae").items()}
         yield hub
 
@@ -199,6 +210,21 @@ def test_closed_doors_say_so_and_revisions_are_told_apart(hub, tmp_path):
     assert "has no revision 'v9'" in errors["no revision"][1]
     assert "fp16" in errors["no variant"][1]
     assert prompts == ["an older prompt", "hello there"]
+    # A variant of one part: the others' plain weights were fetched, and not the plain ones of that part.
+    fetched = {file.removeprefix("org/mixed/") for file in hub.sent if file.startswith("org/mixed/")}
+    weights = {file for file in fetched if file.endswith(".safetensors")}
+    assert HALF in weights and WEIGHTS not in weights and len(weights) == len(PARTS)
+
+
+def test_a_folder_with_a_variant_of_one_part_has_the_plain_weights_of_the_others(hub, tmp_path):
+    for name, content in hub.repos["org/mixed"].items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    pipeline = StreamerPipeline.from_pretrained(tmp_path, variant="fp16")
+    assert torch.equal(pipeline.audio_vae.latent_norm.std, torch.full((4,), 2.0))
+    plain = StreamerPipeline.from_pretrained(tmp_path)
+    assert torch.equal(plain.audio_vae.latent_norm.std, torch.ones(4))
+    assert torch.equal(plain.video_vae.latent_norm.std, pipeline.video_vae.latent_norm.std)
 
 
 def test_without_cache_and_without_the_hub_the_error_says_what_to_do(hub, tmp_path):

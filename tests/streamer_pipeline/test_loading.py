@@ -1,4 +1,4 @@
-"""Checkpoints: saved and loaded bit for bit, from a folder or the Hub, with parts swapped, and refused when broken."""
+"""Checkpoints: saved and loaded bit for bit, from a folder or the Hub, with parts swapped and options obeyed."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 import torch
 from causal_vae import CausalVideoVAE
 from loopback_hub import LoopbackHub
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from streamer_core import StreamerModel
 from streamer_pipeline import StreamerPipeline
 from tiny_parts import open_session, random_units, tiny_pipeline
@@ -118,6 +118,84 @@ def test_a_session_in_bfloat16_is_nearly_the_one_in_single(checkpoint, whole):
             assert (found - wanted).abs().mean() < 0.1 * wanted.abs().mean()
 
 
+# ---- options ----
+
+
+def dtypes(pipeline):
+    return {name: part.dtype for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+
+
+@pytest.mark.parametrize("spelling", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("value", [torch.bfloat16, "bfloat16", "torch.bfloat16"])
+def test_a_dtype_is_obeyed_in_every_spelling(checkpoint, spelling, value):
+    found = dtypes(StreamerPipeline.from_pretrained(checkpoint[0], **{spelling: value}))
+    assert len(found) == 7 and set(found.values()) == {torch.bfloat16}
+    for name, part in (("video_vae", CausalVideoVAE), ("streamer", StreamerModel)):
+        assert part.from_pretrained(checkpoint[0] / name, **{spelling: value}).dtype == torch.bfloat16
+
+
+def test_parts_have_dtypes_of_their_own(checkpoint):
+    asked = {"streamer": "bfloat16", "default": torch.float16}
+    found = dtypes(StreamerPipeline.from_pretrained(checkpoint[0], dtype=asked))
+    assert found.pop("streamer") == torch.bfloat16 and set(found.values()) == {torch.float16}
+
+
+WRONG_OPTIONS = {
+    "no dtype": ({"dtype": "float99"}, ValueError, "'float99'; a dtype is one of float32, bfloat16"),
+    "whole numbers": ({"dtype": torch.int8}, ValueError, "'torch.int8'; a dtype is one of"),
+    "neither a dtype nor its name": ({"torch_dtype": 16}, TypeError, "got 16"),
+    "two dtypes": (
+        {"dtype": "bfloat16", "torch_dtype": torch.float16},
+        ValueError,
+        "dtype=bfloat16 and torch_dtype=torch.float16 differ",
+    ),
+    "dtype of no part": ({"dtype": {"video_va": "float16"}}, TypeError, "did you mean 'video_vae'"),
+    "a slip": ({"num_inference_step": 1}, TypeError, "did you mean 'num_inference_steps'"),
+    "a part's slip": ({"video_va": None}, TypeError, "did you mean 'video_vae'"),
+    "an option's slip": ({"varian": "fp16"}, TypeError, "did you mean 'variant'"),
+    "what would be ignored": ({"custom_pipeline": "x"}, TypeError, "knows no 'custom_pipeline'"),
+    "pickles": ({"use_safetensors": False}, ValueError, "use_safetensors=False asks for pickles"),
+    "no step": ({"num_inference_steps": 0}, ValueError, "steps .*at least 1; got 0"),
+    "a step that is none": ({"num_inference_steps": True}, TypeError, "steps .*whole number; got True"),
+    "steps in words": ({"num_inference_steps": "x"}, TypeError, "steps .*whole number; got 'x'"),
+    "prompt that is none": ({"prompt": 5}, TypeError, "prompt"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_OPTIONS)
+def test_an_option_is_obeyed_or_refused(checkpoint, name):
+    options, kind, message = WRONG_OPTIONS[name]
+    with pytest.raises(kind, match=message):
+        StreamerPipeline.from_pretrained(checkpoint[0], **options)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "options", "message"),
+    [
+        (CausalVideoVAE, "video_vae", {"latent_chanels": 3}, "did you mean 'latent_channels'"),
+        (StreamerModel, "streamer", {"conext_window": 3}, "did you mean 'context_window'"),
+        (CausalVideoVAE, "video_vae", {"use_safetensors": False}, "asks for pickles"),
+        (StreamerModel, "streamer", {"dtype": "float99"}, "'float99'"),
+    ],
+)
+def test_an_option_of_a_part_is_obeyed_or_refused(checkpoint, part, name, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        part.from_pretrained(checkpoint[0] / name, **options)
+
+
+def test_nothing_is_saved_that_could_not_be_loaded(tmp_path):
+    pipeline, file = tiny_pipeline(), tmp_path / "file"
+    file.write_text("mine")
+    for part in (pipeline, pipeline.video_vae, pipeline.streamer):
+        with pytest.raises(ValueError, match="safe_serialization=False asks for pickles"):
+            part.save_pretrained(tmp_path / "folder", safe_serialization=False)
+    for part in (pipeline, *pipeline.components.values()):
+        for place in (file, file / "below"):
+            with pytest.raises(OSError, match=f"cannot save to {place}: {file} is a file"):
+                part.save_pretrained(place)
+    assert file.read_text() == "mine" and not (tmp_path / "folder").exists()
+
+
 # ---- parts by keyword ----
 
 
@@ -141,11 +219,12 @@ def test_a_swapped_vae_beside_a_decoder_is_not_asked_to_render(checkpoint):
 
 
 def test_parts_that_do_not_fit_each_other_are_refused(checkpoint):
-    with pytest.raises(ValueError, match="CausalVideoVAE has 6 latent channels, the streamer expects 4"):
+    message = r"video_vae \(CausalVideoVAE\) has video_latent_channels 6, streamer \(StreamerModel\) has 4"
+    with pytest.raises(ValueError, match=message):
         StreamerPipeline.from_pretrained(checkpoint[0], video_vae=other_vae(latent_channels=6))
     with pytest.raises(ValueError, match="nothing can render video"):
         StreamerPipeline.from_pretrained(checkpoint[0], video_vae=None, video_decoder=None)
-    with pytest.raises(ValueError, match="audio_encoder gives tokens of width 16, the streamer takes 24"):
+    with pytest.raises(ValueError, match=r"perception_dim 16, .*has 24"):
         StreamerPipeline.from_pretrained(checkpoint[0], streamer=tiny_pipeline(perception_dim=24).streamer)
     with pytest.raises(ValueError, match="needs a tokenizer"):
         StreamerPipeline.from_pretrained(checkpoint[0], tokenizer=None)
@@ -156,90 +235,9 @@ def test_a_replaced_part_need_not_be_in_the_folder(checkpoint, copy):
     assert_same(conversation(StreamerPipeline.from_pretrained(copy, streamer=tiny_pipeline().streamer)), checkpoint[1])
 
 
-# ---- folders that are broken ----
-
-
-def edit_json(file: Path, **changes) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def swap(folder: Path, first: str, second: str) -> None:
-    (folder / first).rename(folder / "swapping")
-    (folder / second).rename(folder / first)
-    (folder / "swapping").rename(folder / second)
-
-
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def forget_a_weight(file: Path) -> None:
-    weights = load_file(file)
-    del weights[min(weights)]
-    save_file(weights, file, metadata={"format": "pt"})
-
+# ---- the Hub ----
 
 VAE, CORE = "video_vae/diffusion_pytorch_model.safetensors", "streamer/model.safetensors"
-# What was done to the folder, and the error. Parts load in any order, so the first of two wrong ones may be either.
-BROKEN = {
-    "VAEs swapped": (
-        lambda f: swap(f, "audio_vae", "video_vae"),
-        "audio_vae holds a CausalVideoVAE, not a CausalAudioVAE|video_vae holds a CausalAudioVAE, not a CausalVideoVAE",
-    ),
-    "encoders swapped": (
-        lambda f: swap(f, "audio_encoder", "video_encoder"),
-        "holds a CausalVideoEncoder, not a CausalAudioEncoder|holds a CausalAudioEncoder, not a CausalVideoEncoder",
-    ),
-    "truncated VAE": (lambda f: truncate(f / VAE), f"{VAE} is damaged or incomplete.*copy it again"),
-    "truncated core": (lambda f: truncate(f / CORE), f"{CORE} is damaged or incomplete.*copy it again"),
-    "no weights": (lambda f: (f / VAE).unlink(), "video_vae has no .*safetensors"),
-    "weight missing in VAE": (
-        lambda f: forget_a_weight(f / VAE),
-        "do not fit CausalVideoVAE.*missing: decoder.fine.0.bias",
-    ),
-    "weight missing in core": (lambda f: forget_a_weight(f / CORE), "do not fit StreamerModel.*missing: audio_in.bias"),
-    "other depth": (
-        lambda f: edit_json(f / "video_vae/config.json", decoder_depth=0),
-        r"do not fit CausalVideoVAE.*left over: decoder.*and \d+ more",
-    ),
-    "other width": (
-        lambda f: edit_json(f / "streamer/config.json", intermediate_size=64),
-        "do not fit StreamerModel.*of another size: model.layers.0.mlp",
-    ),
-    "config cut": (lambda f: truncate(f / "video_vae/config.json"), "video_vae/config.json is damaged or incomplete"),
-    "no config": (lambda f: (f / "video_vae/config.json").unlink(), "video_vae has no config.json"),
-    "part folder missing": (lambda f: shutil.rmtree(f / "video_decoder"), "lacks the folder 'video_decoder'"),
-    "part is null": (
-        lambda f: edit_json(f / "model_index.json", streamer=[None, None]),
-        "has no streamer, which a StreamerPipeline needs; pass streamer=",
-    ),
-    "foreign package": (
-        lambda f: edit_json(f / "model_index.json", video_vae=["some_lab.vae", "LabVAE"]),
-        "LabVAE of the package 'some_lab.vae' as its video_vae: install that package and import it",
-    ),
-    "unknown class": (
-        lambda f: edit_json(f / "model_index.json", video_vae=["causal_vae", "LabVAE"]),
-        "no class `LabVAE`",
-    ),
-    "other pipeline": (lambda f: edit_json(f / "model_index.json", _class_name="WanPipeline"), "holds a WanPipeline"),
-    "index cut": (lambda f: truncate(f / "model_index.json"), "model_index.json is damaged or incomplete"),
-    "no index": (
-        lambda f: (f / "model_index.json").unlink(),
-        "copy is not a pipeline folder: it has no model_index.json",
-    ),
-    "no folder": (shutil.rmtree, "copy is not a pipeline folder: there is no such folder"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_folder_says_what_is_wrong(copy, name):
-    damage, message = BROKEN[name]
-    damage(copy)
-    with pytest.raises(ValueError, match=message):
-        StreamerPipeline.from_pretrained(copy)
-
-
-# ---- the Hub ----
 
 ONLINE = """
 from causal_codec import CausalAudioEncoder

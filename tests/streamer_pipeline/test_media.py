@@ -1,11 +1,15 @@
 """Recordings: whatever the file, units come out whole, on the clock and in step; and what we write reads back so."""
 
+import os
+import socket
+import threading
 import wave
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -247,6 +251,29 @@ def test_damage_in_the_middle_does_not_end_the_recording(tmp_path):
     assert reader.num_units == 13 and reader.notes == ["damaged sound: what could not be decoded was left out"]
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 2), (9, 1), (4, 4), (2000, 2)])
+def test_a_picture_of_a_few_pixels_is_a_picture(tmp_path, width, height):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv410p"  # 16 pixels share a colour
+        image = np.full((height, width, 3), 255, np.uint8)
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode(None))
+    _, _, pictures = read(path)
+    assert pictures.shape == (4, 3, H, W) and pictures.min() > 0.9
+
+
+def subtitles_alone(path: Path) -> None:
+    with av.open(str(path.with_suffix(".srt"))) as words, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(words.streams.subtitles[0])
+        for packet in words.demux():
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+
+
 def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     whole = flash_and_beep(folder / "whole.mp4").read_bytes()
     text = b"this is not a film\n" * 100
@@ -256,23 +283,85 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     with wave.open(str(folder / "silent.wav"), "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
     (folder / "words.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n")
+    subtitles_alone(folder / "words.mkv")
+    (folder / "list.mp4").write_text("ffconcat version 1.0\nfile whole.mp4\n")
+    (folder / "list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:2,\nwhole.mp4\n#EXT-X-ENDLIST\n")
+    cv2.imwrite(str(folder / "still1.png"), np.zeros((8, 8, 3), np.uint8))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "socket"))
     reasons = {
         "empty.mp4": "is empty",
         "renamed.mp4": "cannot be read as media",
-        "note.txt": "is a text file",
+        "note.txt": "text, subtitles, single pictures and lists that name other files",
         "truncated.mp4": "cannot be read as media",
         "silent.wav": "holds no sound and no picture",
-        "words.srt": "holds no sound and no picture",
+        "words.srt": "not in a format that holds a recording",
+        "words.mkv": "holds no sound and no picture",
+        "list.mp4": "lists that name other files",
+        "list.m3u8": "lists that name other files",
+        "still1.png": "single pictures",
+        "still%d.png": "does not exist",
         "missing.mp4": "does not exist",
+        "whole.mp4/a.mp4": "does not exist",
+        "x" * 300: "cannot be opened",
+        "socket": "is a device or a socket",
     }
-    return {name: (folder / name, reason) for name, reason in reasons.items()} | {"dir": (folder, "is a directory")}
+    outside = {
+        "dir": (folder, "is a directory"),
+        "device": (Path("/dev/zero"), "is a device or a socket"),
+        "address": (Path("https://example.org/a.mp4"), "is an address, not a file"),
+    }
+    return {name: (folder / name, reason) for name, reason in reasons.items()} | outside
 
 
-def test_what_is_no_recording_is_refused_by_name(tmp_path):
-    for path, reason in bad_files(tmp_path).values():
+def test_what_is_no_recording_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's name is short
+    for path, reason in bad_files(Path()).values():
         with pytest.raises(RecordingError, match=reason) as error:
             RecordingReader(path)
         assert str(path) in str(error.value) and "give a" in str(error.value) and isinstance(error.value, ValueError)
+
+
+def test_a_list_of_files_is_not_even_followed(tmp_path, monkeypatch):
+    """What a stranger's file names is never opened: what lies there is not a recording, and nobody notices."""
+    (tmp_path / "other.mp4").write_text("no film\n")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
+    before = (tmp_path / "other.mp4").stat().st_atime_ns
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecordingError, match="lists that name other files"):
+        RecordingReader("list.mp4")
+    assert (tmp_path / "other.mp4").stat().st_atime_ns == before
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    """As in `wan-streamer talk <(...)`."""
+    content = flash_and_beep(tmp_path / "a.mkv", seconds=0.2, at=0.1).read_bytes()
+    reading, writing = os.pipe()
+    end = threading.Timer(5.0, os.close, [writing])  # who reads it all the same comes to an end
+    try:
+        os.write(writing, content)
+        end.start()
+        with pytest.raises(RecordingError, match=f"/dev/fd/{reading} is a pipe, which can be read once only"):
+            RecordingReader(f"/dev/fd/{reading}")
+    finally:
+        end.cancel()
+        os.close(reading)
+
+
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    with RecordingWriter(tmp_path / "call:10:30.mp4", H, W) as writer:
+        writer.write(smooth_units(1)[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["call:10:30.mp4"]
+    assert RecordingReader(tmp_path / "call:10:30.mp4", H, W).num_units == 1
+    (tmp_path / "call:10:30.mp4").rename(tmp_path / "data:x.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert RecordingReader("data:x.mp4", H, W).num_units == 1
+
+
+@pytest.mark.parametrize("size", [(0, 84), (48, -2), (2.5, 84), ("48", 84), (None, 84)])
+def test_a_size_is_whole_and_positive(tmp_path, size):
+    with pytest.raises(ValueError, match=r"(height|width) is a whole number of pixels, at least 1; got"):
+        RecordingReader(flash_and_beep(tmp_path / "a.mp4", seconds=0.2), *size)
 
 
 def smooth_units(num_units: int, seed: int = 0) -> list[AgentUnit]:
@@ -349,6 +438,8 @@ def test_writer_says_what_is_right(tmp_path):
         RecordingWriter(tmp_path / "a.mp4", H, W, num_channels=3)
     with pytest.raises(ValueError, match="directory that exists"):
         RecordingWriter(tmp_path / "nowhere" / "a.mp4", H, W)
+    with pytest.raises(OSError, match=rf"cannot write {tmp_path}: Is a directory"):
+        RecordingWriter(tmp_path, H, W)
     wide = RecordingWriter(tmp_path / "a.mp4", H, 2 * W)
     with pytest.raises(ValueError, match=r"takes audio \(1, 3840\) and video \(3, 4, 48, 168\), got"), wide:
         wide.write(smooth_units(1)[0])

@@ -345,6 +345,22 @@ def test_who_waits_is_told_when_the_session_is_left():
     assert len(told) == 1
 
 
+def test_a_refused_push_leaves_nothing_behind():
+    """Not even the units before the place where it is wrong."""
+    box = intake.LiveIntake(H, W, 10)
+    sound, frames = torch.zeros(1, 5 * 3840), torch.zeros(3, 20, H, W)
+    sound[:, -1], frames[:, -1] = 2.0, 2.0
+    for push in (lambda: box.push_video(frames), lambda: box.push_audio(sound)):
+        with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
+            push()
+    with pytest.raises(TypeError, match=r"text is a str, got 5"):
+        box.push_text(5)
+    box.push_audio(torch.zeros(1, 3840).numpy())
+    box.push_video(torch.ones(3, 4, H, W).numpy())
+    (unit,) = taken(box)
+    assert (unit.video == 1).all() and unit.text is None
+
+
 def test_wrong_input_is_refused():
     with RealTimeSession(Gate(), clock=VirtualClock()) as live:
         with pytest.raises(ValueError, match="samples"):

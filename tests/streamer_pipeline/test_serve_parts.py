@@ -11,12 +11,13 @@ pytest.importorskip("aiortc", reason="the extra [serve] is not installed")
 
 from av import AudioFrame, VideoFrame
 from live_server import options
-from streamer_pipeline import AgentUnit
+from streamer_pipeline import AgentUnit, UserUnit
 from streamer_pipeline.serve import ServeOptions, measure_capacity
 from streamer_pipeline.serve.batching import BatchedSession, BatchStepper
 from streamer_pipeline.serve.messages import MessageError, parse_message
 from streamer_pipeline.serve.tracks import AgentTracks, PictureIntake, SoundIntake
-from tiny_parts import open_session, random_units, tiny_pipeline
+from test_session import Fragile
+from tiny_parts import SIZE, open_session, random_units, tiny_pipeline
 
 
 def sound(start: int, samples: int = 960, rate: int = 48_000) -> AudioFrame:
@@ -87,29 +88,36 @@ def test_the_agents_tracks_share_one_clock_and_skip_together():
     assert packet.samples == 480 and packet.to_ndarray().min() == 16384 and frame.to_ndarray(format="rgb24").min() > 250
 
 
-def test_sessions_of_a_batch_get_what_they_would_get_alone_and_one_fault_is_not_anothers():
-    pipeline, units = tiny_pipeline(), random_units(4)
-    alone = [open_session(pipeline, seed=seed) for seed in range(2)]
+def test_sessions_of_a_batch_get_what_they_would_get_alone_and_one_fault_costs_nobody_anything():
+    """Whoever is due together is stepped together; where that step raises, each is tried alone, with nothing lost."""
+    units = random_units(6)
+    alone = [open_session(tiny_pipeline(), seed=seed) for seed in range(2)]
     expected = [[session.step(unit) for unit in units] for session in alone]
-    stepper = BatchStepper()
+    pipeline = tiny_pipeline()
+    pipeline.scheduler = solver = Fragile()
+    stepper = BatchStepper(pipeline.open_batch(2, height=SIZE[0], width=SIZE[1]))
     sessions = [BatchedSession(open_session(pipeline, seed=seed), stepper) for seed in range(2)]
 
-    async def step_both(unit):
-        return await asyncio.gather(*(asyncio.to_thread(session.step, unit) for session in sessions))
+    async def step_both(*given):
+        steps = (asyncio.to_thread(session.step, unit) for session, unit in zip(sessions, given, strict=True))
+        return await asyncio.gather(*steps, return_exceptions=True)
 
     for index, unit in enumerate(units):
-        for row, answer in enumerate(asyncio.run(step_both(unit))):
-            torch.testing.assert_close(answer.audio, expected[row][index].audio)
-            torch.testing.assert_close(answer.video, expected[row][index].video)
-    other = BatchedSession(pipeline.open_session(height=16, width=32), stepper)
-
-    async def step_wrong():
-        wrong = asyncio.to_thread(other.step, units[0])
-        return await asyncio.gather(wrong, asyncio.to_thread(sessions[0].step, units[0]), return_exceptions=True)
-
-    error, answer = asyncio.run(step_wrong())
+        solver.gives_up = True
+        assert all(isinstance(error, ArithmeticError) for error in asyncio.run(step_both(unit, unit)))
+        solver.gives_up = False
+        wrong = UserUnit(unit.audio, torch.zeros(3, 4, 16, 32))
+        error, first = asyncio.run(step_both(wrong, unit))
+        assert isinstance(error, ValueError)
+        (second,) = [answer for answer in asyncio.run(step_both(unit, wrong)) if isinstance(answer, AgentUnit)]
+        for answer, theirs in ((second, expected[0][index]), (first, expected[1][index])):
+            assert (answer.text, answer.state, answer.index) == (theirs.text, theirs.state, theirs.index)
+            torch.testing.assert_close(answer.audio, theirs.audio)
+            torch.testing.assert_close(answer.video, theirs.video)
+    for session in sessions:
+        session.close()
+    assert stepper.batch.sessions == []
     stepper.close()
-    assert isinstance(error, ValueError) and answer.index == len(units)
 
 
 def test_capacity_is_what_memory_allows_and_one_is_always_admitted():
@@ -141,7 +149,11 @@ def test_options_are_checked():
 
 
 @pytest.mark.parametrize(
-    "data", ["", "{", "[]", "[" * 4000, b"{}", '{"type": "ping", "id": true}', '{"type": "text", "text": 1}']
+    "data",
+    [
+        *("", "{", "[]", "[" * 4000, b"{}", '{"type": "ping", "id": true}', '{"type": "text", "text": 1}'),
+        '{"type": "text", "text": "half a surrogate pair: \\ud83d"}',
+    ],
 )
 def test_wrong_messages_are_refused(data):
     with pytest.raises(MessageError):

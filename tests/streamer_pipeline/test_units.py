@@ -1,5 +1,6 @@
 """Units: what is accepted, and that the cut of a stream never shows in what comes out."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -38,12 +39,45 @@ def test_user_unit_accepts_the_right_shapes_and_is_frozen():
         (lambda a, v: (a, ((v + 1) * 127).byte()), r"video is a torch.float32 tensor .* torch.uint8"),
         (lambda a, v: (a, v * 2), r"video is finite and in \[-1, 1\]"),
         (lambda a, v: (a.clone().fill_(float("nan")), v), r"audio is finite"),
-        (lambda a, v: (a.numpy(), v), r"audio is a torch.float32 tensor .* got float32"),
+        (lambda a, v: (a.double().numpy(), v), r"audio is float32 in \[-1, 1\], got a NumPy array of float64"),
+        (lambda a, v: (a[:, 1:].numpy(), v), r"audio has shape \(1, 3840\), got \(1, 3839\)"),
+        (lambda a, v: (a, (2 * v).numpy()), r"video is finite and in \[-1, 1\]"),
+        (lambda a, v: (a, v, "wave \ud83d"), r"text is valid Unicode, got '\\ud83d' alone as character 5"),
     ],
 )
 def test_user_unit_says_what_is_right(change, message):
     with pytest.raises(ValueError, match=message):
         UserUnit(*change(*media(1)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a, v: (a.tolist(), v), "audio is a torch.float32 tensor or a NumPy array of float32, got an object of"),
+        (lambda a, v: (a, None), r"video is a torch.float32 tensor .*, got None \(NoneType\)"),
+        (lambda a, v: (a, v, 5), r"text is a str, got 5 \(int\)"),
+        (lambda a, v: (a, v, b"hello"), r"text is a str, got b'hello' \(bytes\)"),
+        (lambda a, v: (a, v, ["hello"]), r"text is a str, got \['hello'\] \(list\)"),
+    ],
+)
+def test_user_unit_says_what_type_is_right(change, message):
+    with pytest.raises(TypeError, match=message):
+        UserUnit(*change(*media(1)))
+
+
+def test_arrays_are_taken_as_they_are():
+    audio, video = media(1)
+    unit = UserUnit(audio.numpy(), video.numpy())
+    assert torch.equal(unit.audio, audio) and torch.equal(unit.video, video)
+    assert (unit.audio.data_ptr(), unit.video.data_ptr()) == (audio.data_ptr(), video.data_ptr())
+    backwards, frozen = audio.numpy()[:, ::-1], video.numpy().copy()
+    frozen.flags.writeable = False
+    unit = UserUnit(backwards, frozen)  # what torch cannot share is copied
+    assert torch.equal(unit.audio, audio.flip(1)) and torch.equal(unit.video, video)
+    buffer = UnitBuffer(H, W)
+    buffer.push_audio(audio.numpy())
+    buffer.push_video(video.numpy())
+    assert torch.equal(buffer.pop().video, video)
 
 
 def test_agent_unit_defaults_are_not_shared():
@@ -169,6 +203,8 @@ def test_pushed_memory_may_be_reused():
         (lambda b: b.push_video(torch.zeros(3, 1, W, H)), r"frames has shape \(3, any, 4, 6\), got \(3, 1, 6, 4\)"),
         (lambda b: b.push_video(torch.zeros(1, 3, H, W)), r"frames has shape"),
         (lambda b: b.push_video(torch.full((3, 1, H, W), float("inf"))), r"frames is finite"),
+        (lambda b: b.push_audio(np.zeros((1, 10))), r"samples is float32 .* got a NumPy array of float64"),
+        (lambda b: b.push_text("\udc80"), r"text is valid Unicode"),
         (lambda b: b.push_audio(torch.zeros(1, 2 * SAMPLES_PER_UNIT)), r"bound is 2 units = 7680: .*push_video"),
         (lambda b: b.push_video(torch.zeros(3, 8, H, W)), r"bound is 2 units = 8: .*push_audio"),
     ],

@@ -11,7 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from causal_vae import CausalConv1d, CausalConvNeXt, State, StreamingModule, StreamingSequential
+from causal_vae import (
+    CausalConv1d,
+    CausalConvNeXt,
+    State,
+    StreamingModule,
+    StreamingSequential,
+    StreamSpec,
+    check_fields,
+    per_unit,
+)
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -46,6 +55,7 @@ class CausalAudioEncoderConfig(PreTrainedConfig):
     output_dim: int = 128
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs, floors={"depths": 0})
         self.strides = self.strides or [2, 2, 2]
         self.widths = self.widths or [96, 128, 160]
         self.depths = self.depths or [2, 2, 1]
@@ -161,6 +171,14 @@ class CausalAudioEncoder(PerceptionEncoder):
         self.norm = nn.LayerNorm(config.output_dim)
         self.stride = config.samples_per_token
         self.post_init()
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            sample_rate=self.config.sample_rate,
+            user_audio_tokens=per_unit(self.config.sample_rate, self.stride),
+            perception_dim=self.config.output_dim,
+        )
 
     def chunk_shape(self) -> tuple[int, ...]:
         return 1, self.stride

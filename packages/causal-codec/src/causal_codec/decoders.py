@@ -8,7 +8,7 @@ Shape legend: B session, L audio latents, U units, C latent channels, H x W pixe
 
 from __future__ import annotations
 
-from causal_vae import AudioDecoder, CheckedLoading, State, StreamingModule, VideoDecoder
+from causal_vae import AudioDecoder, CheckedLoading, State, StreamingModule, StreamSpec, VideoDecoder, per_unit
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
@@ -33,6 +33,15 @@ class CausalAudioDecoder(CheckedLoading, ModelMixin, StreamingModule, ConfigMixi
         super().__init__()
         self.decoder = AudioDecoder(latent_channels, dim, depth, frames_per_latent, hop_length)
         self.upsample = frames_per_latent * hop_length
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        rate = self.config.sample_rate
+        return StreamSpec(
+            sample_rate=rate,
+            audio_latents_per_unit=per_unit(rate, self.upsample),
+            audio_latent_channels=self.config.latent_channels,
+        )
 
     def chunk_shape(self) -> tuple[int, ...]:
         return self.config.latent_channels, 1
@@ -72,6 +81,14 @@ class CausalVideoDecoder(CheckedLoading, ModelMixin, StreamingModule, ConfigMixi
             picture_size,
         )
         self.upsample = frames_per_latent
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            frames_per_latent=self.upsample,
+            video_latent_channels=self.config.latent_channels,
+            pixels_per_cell=self.decoder.pixels_per_cell,
+        )
 
     def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
         """`height` and `width` count latent cells."""

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import torch
+from causal_vae import take_dtype
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
@@ -34,9 +35,13 @@ def read_tower(
     """A `tower_class` from a checkpoint of it, or of a model that holds one; in float32 unless `dtype` is given.
 
     Raises:
-        ValueError: the weights are not those that the config asks for.
+        ValueError: `dtype` is none, or the weights are not those that the config asks for.
     """
-    options = {"dtype": torch.float32} | options | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    options |= {
+        "dtype": take_dtype(options) or torch.float32,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
     tower, info = tower_class.from_pretrained(pretrained_model_name_or_path, **options)
     missing, mismatched = sorted(info["missing_keys"]), sorted(map(str, info["mismatched_keys"]))
     if missing or mismatched:

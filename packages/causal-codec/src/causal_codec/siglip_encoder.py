@@ -20,13 +20,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from causal_vae import State
+from causal_vae import State, StreamSpec, check_fields
+from causal_vae.loading import LOADING_OPTIONS, refuse_unknown
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from .perception import PerceptionEncoder
+from .perception import VideoPerceptionEncoder
 from .public_weights import read_config, read_tower
 
 TOWER_FIELDS = (
@@ -70,6 +72,7 @@ class SiglipVideoEncoderConfig(PreTrainedConfig):
     hidden_act: str = "gelu_pytorch_tanh"
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs, floors={})
         super().__post_init__(**kwargs)
         side = self.patch_size * self.patches_per_side
         if self.image_height % side or self.image_width % side:
@@ -94,7 +97,7 @@ class SiglipVideoEncoderConfig(PreTrainedConfig):
         return self.tokens_per_look * 4 // self.frames_per_look
 
 
-class SiglipVideoEncoder(PerceptionEncoder):
+class SiglipVideoEncoder(VideoPerceptionEncoder):
     """The user's picture as tokens: (B, 3, T, H, W) in [-1, 1] -> (B, T / frames_per_look * upsample, output_dim).
 
     Any height and width: pictures are resized to the configured size. `from_siglip2` takes the tower from public
@@ -103,8 +106,6 @@ class SiglipVideoEncoder(PerceptionEncoder):
     """
 
     config_class = SiglipVideoEncoderConfig
-    base_model_prefix = "video_encoder"
-    main_input_name = "video"
 
     def __init__(self, config: SiglipVideoEncoderConfig) -> None:
         from transformers import Siglip2VisionConfig, Siglip2VisionModel  # here: slow to import, and most do without
@@ -134,6 +135,7 @@ class SiglipVideoEncoder(PerceptionEncoder):
         from transformers import Siglip2VisionModel
 
         ours = ("image_height", "image_width", "frames_per_look", "patches_per_side")
+        refuse_unknown(kwargs, {*LOADING_OPTIONS, *ours, "output_dim"}, "from_siglip2")
         fields = {name: kwargs.pop(name) for name in ours if name in kwargs} | {"output_dim": output_dim}
         source = read_config(pretrained_model_name_or_path, "siglip2", "siglip2_vision_model", kwargs)
         tower_config = getattr(source, "vision_config", source)
@@ -144,22 +146,23 @@ class SiglipVideoEncoder(PerceptionEncoder):
         encoder.tower.load_state_dict(tower.state_dict())
         return encoder.to(tower.dtype)
 
-    def chunk_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, ...]:
-        """The state does not depend on the camera's size, so it may be left out."""
-        return 3, self.stride, height or self.config.image_height, width or self.config.image_width
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            frames_per_unit=4,
+            user_video_tokens=self.config.tokens_per_unit,
+            perception_dim=self.config.output_dim,
+        )
 
-    def forward(self, video: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Video (B, 3, T, H, W), T a multiple of `stride` -> tokens (B, L * upsample, output_dim), next state."""
-        self.check_length(video)
-        frames = video[:, :, self.stride - 1 :: self.stride].transpose(1, 2).flatten(0, 1)  # (B L, 3, H, W)
-        size = self.config.image_height, self.config.image_width
-        if frames.shape[2:] != size:
-            frames = F.interpolate(frames, size, mode="bilinear", antialias=True)
-        features = self.look(frames)  # (B L, R C, D)
+    def resize(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(pictures, size, mode="bilinear", antialias=True)
+
+    def see(self, frames: Tensor, state: State | None) -> tuple[Tensor, State]:
+        features = self.look(frames.transpose(1, 2).flatten(0, 1))  # (B L, R C, D)
         (rows, columns), side = self.config.grid, self.config.patches_per_side
         blocks = features.unflatten(1, (rows // side, side, columns // side, side)).transpose(2, 3)
         tokens = self.norm(self.project(blocks.flatten(3).flatten(1, 2)))
-        return tokens.unflatten(0, (len(video), -1)).flatten(1, 2), video.new_zeros(len(video), 0)
+        return tokens.unflatten(0, (len(frames), -1)).flatten(1, 2), frames.new_zeros(len(frames), 0)
 
     def look(self, frames: Tensor) -> Tensor:
         """Pictures (N, 3, h, w) of the configured size -> the tower's features (N, R C, D).
@@ -170,7 +173,9 @@ class SiglipVideoEncoder(PerceptionEncoder):
         patches = frames.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 3, 5, 1)
         embeddings = self.tower.embeddings.patch_embedding(patches.flatten(3).flatten(1, 2))
         side = int(self.config.num_patches**0.5)
-        places = self.tower.embeddings.position_embedding.weight.unflatten(0, (side, side)).permute(2, 0, 1)[None]
+        # Looked up, not read off the weight, which may be on disk until its layer is called.
+        places = self.tower.embeddings.position_embedding(torch.arange(side * side, device=frames.device))
+        places = places.unflatten(0, (side, side)).permute(2, 0, 1)[None]
         # float: antialiasing on CPU knows no half precision.
         places = F.interpolate(places.float(), (rows, columns), mode="bilinear", antialias=True).to(embeddings.dtype)
         hidden = self.tower.encoder(inputs_embeds=embeddings + places.flatten(2).transpose(1, 2)).last_hidden_state

@@ -12,12 +12,12 @@ import math
 from typing import Any
 
 import torch.nn.functional as F
-from causal_vae import CausalConv1d, State
+from causal_vae import CausalConv1d, State, StreamSpec, check_fields, per_unit
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from .perception import PerceptionEncoder
+from .perception import VideoPerceptionEncoder
 
 
 @strict
@@ -52,6 +52,7 @@ class CausalVideoEncoderConfig(PreTrainedConfig):
     output_dim: int = 128
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs, floors={})
         self.strides = self.strides or ([2] * len(self.widths) if self.widths else [4, 2, 2])
         self.widths = self.widths or [48, 64, 96]
         super().__post_init__(**kwargs)
@@ -80,7 +81,7 @@ class CausalVideoEncoderConfig(PreTrainedConfig):
         return int(self.tokens_per_unit / (self.frame_rate * self.unit_ms / 1000))
 
 
-class CausalVideoEncoder(PerceptionEncoder):
+class CausalVideoEncoder(VideoPerceptionEncoder):
     """The user's picture as tokens: (B, 3, T, H, W) in [-1, 1] -> (B, T / 4 * tokens_per_unit, output_dim).
 
     Any height and width: pictures are resized to the configured size, whatever their shape. Report, section 2.1:
@@ -88,8 +89,6 @@ class CausalVideoEncoder(PerceptionEncoder):
     """
 
     config_class = CausalVideoEncoderConfig
-    base_model_prefix = "video_encoder"
-    main_input_name = "video"
 
     def __init__(self, config: CausalVideoEncoderConfig) -> None:
         super().__init__(config)
@@ -111,29 +110,18 @@ class CausalVideoEncoder(PerceptionEncoder):
         self.stride, self.upsample = config.frames_per_look, config.tokens_per_look
         self.post_init()
 
-    def chunk_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, ...]:
-        """The state does not depend on the camera's size, so it may be left out."""
-        return 3, self.stride, height or self.config.image_height, width or self.config.image_width
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            frames_per_unit=per_unit(self.config.input_frame_rate),
+            user_video_tokens=self.config.tokens_per_unit,
+            perception_dim=self.config.output_dim,
+        )
 
-    def forward(self, video: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Video (B, 3, T, H, W), T a multiple of `stride` -> tokens (B, L * upsample, output_dim), next state."""
-        self.check_length(video)
-        frames = video[:, :, self.stride - 1 :: self.stride]
-        size = self.config.image_height, self.config.image_width
-        if frames.shape[3:] != size:
-            small = F.interpolate(frames.transpose(1, 2).flatten(0, 1), size, mode="area")
-            frames = small.unflatten(0, (video.shape[0], -1)).transpose(1, 2)
-        return self.forward_frames(frames, state)
+    def resize(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(pictures, size, mode="area")
 
-    def forward_frames(self, frames: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """What `forward` does once the frames are picked and small: (B, 3, L, h, w) -> tokens, next state.
-
-        Raises:
-            ValueError: the frames are not of the configured size.
-        """
-        size = self.config.image_height, self.config.image_width
-        if tuple(frames.shape[3:]) != size:
-            raise ValueError(f"frames must be {size[0]} x {size[1]}; got {frames.shape[3]} x {frames.shape[4]}")
+    def see(self, frames: Tensor, state: State | None) -> tuple[Tensor, State]:
         looks = self.look(frames.transpose(1, 2).flatten(0, 1)).unflatten(0, (frames.shape[0], -1))  # (B, L, D)
         recent, past = self.temporal(looks.transpose(1, 2), state)
         tokens = self.project(looks + F.gelu(recent.transpose(1, 2)))  # (B, L, tokens_per_look * output_dim)

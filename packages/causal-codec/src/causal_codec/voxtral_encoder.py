@@ -22,7 +22,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from causal_vae import CausalConv1d, SlidingAttention, State, StreamingModule, StreamingSequential, substates
+from causal_vae import (
+    CausalConv1d,
+    SlidingAttention,
+    State,
+    StreamingModule,
+    StreamingSequential,
+    StreamSpec,
+    check_fields,
+    substates,
+)
+from causal_vae.loading import LOADING_OPTIONS, refuse_unknown
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -70,8 +80,9 @@ class VoxtralAudioEncoderConfig(PreTrainedConfig):
     rms_norm_eps: float = 1e-5
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_fields(self, kwargs, floors={})
         super().__post_init__(**kwargs)
-        if self.tokens_per_unit < 1 or FRAMES_PER_UNIT % self.tokens_per_unit:
+        if FRAMES_PER_UNIT % self.tokens_per_unit:
             raise ValueError(
                 f"VoxtralAudioEncoderConfig: tokens_per_unit must divide the tower's {FRAMES_PER_UNIT} frames per "
                 f"unit; got {self.tokens_per_unit}"
@@ -247,6 +258,8 @@ class VoxtralAudioEncoder(PerceptionEncoder):
         """
         from transformers import VoxtralRealtimeEncoder
 
+        own = {"output_dim", "tokens_per_unit", "sliding_window"}
+        refuse_unknown(kwargs, LOADING_OPTIONS | own, "from_voxtral")
         source = read_config(pretrained_model_name_or_path, "voxtral_realtime", "voxtral_realtime_encoder", kwargs)
         audio = getattr(source, "audio_config", source)
         tower = read_tower(
@@ -263,6 +276,14 @@ class VoxtralAudioEncoder(PerceptionEncoder):
         encoder = cls(VoxtralAudioEncoderConfig(output_dim=output_dim, tokens_per_unit=tokens_per_unit, **fields))
         encoder.tower.load_state_dict({_tower_name(name): weight for name, weight in tower.state_dict().items()})
         return encoder.to(tower.dtype)
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            sample_rate=24_000,
+            user_audio_tokens=self.config.tokens_per_unit,
+            perception_dim=self.config.output_dim,
+        )
 
     def chunk_shape(self) -> tuple[int, ...]:
         return 1, self.stride

@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .distributions import DiagonalGaussian
 from .latents import LatentNorm
 from .layers import CausalConv1d
 from .loading import CheckedLoading
+from .spec import StreamSpec, per_unit
 from .spectral import InverseSTFT, LogMel
 from .streaming import State, StreamingModule, StreamingSequential, substates
 
@@ -152,14 +154,25 @@ class CausalAudioVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
     def samples_per_latent(self) -> int:
         return self.config.hop_length * self.config.frames_per_latent
 
+    @property
+    def stream_spec(self) -> StreamSpec:
+        rate = self.config.sample_rate
+        return StreamSpec(
+            sample_rate=rate,
+            audio_latents_per_unit=per_unit(rate, self.samples_per_latent),
+            audio_latent_channels=self.config.latent_channels,
+        )
+
     def chunk_shape(self) -> tuple[int, ...]:
         return 1, self.stride
 
+    @apply_forward_hook
     def encode(self, audio: Tensor, state: State | None = None) -> tuple[DiagonalGaussian, State]:
         """Audio (B, 1, T), T a multiple of `samples_per_latent` -> posterior over latents (B, C, L), next state."""
         parameters, state = self.encoder(audio, state)
         return self.latent_norm.standardize(DiagonalGaussian.from_parameters(parameters)), state
 
+    @apply_forward_hook
     def decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Latents (B, C, L) -> audio (B, 1, L * samples_per_latent), next state."""
         return self.decoder(self.latent_norm.restore(latents), state)

@@ -80,6 +80,16 @@ class CausalConvTranspose1d(StreamingModule):
         return self.conv(x)[:, :, start : start + num_out], past
 
 
+class FoldedConv3d(nn.Conv3d):
+    """A 3-D convolution of windows (N, C * kt, H, W) whose taps in time are folded into the channels: (N, C', H', W').
+
+    It is a module of its own so that whatever brings its weights from elsewhere sees that it is called.
+    """
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return F.conv2d(windows, self.weight.flatten(1, 2), self.bias, self.stride[1:], self.padding[1:])
+
+
 class CausalConv3d(StreamingModule):
     """`nn.Conv3d` over (B, C, T, H, W): causal in time, zero-padded to "same" in space.
 
@@ -96,8 +106,8 @@ class CausalConv3d(StreamingModule):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride, bias=bias)  # holds weight and bias only
-        self.padding = kernel_size[1] // 2, kernel_size[2] // 2
+        padding = 0, kernel_size[1] // 2, kernel_size[2] // 2
+        self.conv = FoldedConv3d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
         self.stride = stride[0]
         self.num_past = kernel_size[0] - stride[0]
         if self.num_past < 0:
@@ -115,11 +125,5 @@ class CausalConv3d(StreamingModule):
         else:  # (B, C, T', H, W, kt) -> (B, T', C, kt, H, W): channel-major, as the weight's own layout folds
             windows = x.unfold(2, taps, self.stride).permute(0, 2, 1, 5, 3, 4)
         num_frames, height, width = windows.shape[1], *x.shape[3:]
-        y = F.conv2d(
-            windows.reshape(batch * num_frames, -1, height, width),
-            self.conv.weight.flatten(1, 2),
-            self.conv.bias,
-            self.conv.stride[1:],
-            self.padding,
-        )
+        y = self.conv(windows.reshape(batch * num_frames, -1, height, width))
         return y.unflatten(0, (batch, num_frames)).transpose(1, 2), past

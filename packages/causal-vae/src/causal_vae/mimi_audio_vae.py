@@ -28,13 +28,15 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .attention import SlidingAttention
 from .distributions import DiagonalGaussian
 from .latents import LatentNorm
 from .layers import CausalConv1d, CausalConvTranspose1d
-from .loading import CheckedLoading, _check_weights_fit, check_folder_holds
+from .loading import LOADING_OPTIONS, CheckedLoading, _check_weights_fit, check_folder_holds, refuse_unknown, take_dtype
+from .spec import StreamSpec, per_unit
 from .streaming import State, StreamingModule, StreamingSequential, substates
 
 if TYPE_CHECKING:
@@ -239,9 +241,14 @@ class MimiAudioVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         hub = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
         if cls.load_config(pretrained_model_name_or_path, **hub).get("model_type") != "mimi":
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        refuse_unknown(kwargs, LOADING_OPTIONS, "MimiAudioVAE.from_pretrained")
         if is_local:
             check_folder_holds(folder, TRANSFORMERS_CLASS)
-        kwargs = {"dtype": torch.float32} | kwargs | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        kwargs |= {
+            "dtype": take_dtype(kwargs) or torch.float32,
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+        }
         mimi, info = _mimi_class().from_pretrained(pretrained_model_name_or_path, **kwargs)
         _check_weights_fit(info, f"the weights in {folder} do not fit the config.json beside them")
         return cls.from_mimi(mimi)
@@ -271,15 +278,26 @@ class MimiAudioVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
     def samples_per_latent(self) -> int:
         return self.encoder.stride
 
+    @property
+    def stream_spec(self) -> StreamSpec:
+        rate = self.config.sample_rate
+        return StreamSpec(
+            sample_rate=rate,
+            audio_latents_per_unit=per_unit(rate, self.samples_per_latent),
+            audio_latent_channels=self.config.latent_channels,
+        )
+
     def chunk_shape(self) -> tuple[int, ...]:
         return 1, self.stride
 
+    @apply_forward_hook
     def encode(self, audio: Tensor, state: State | None = None) -> tuple[DiagonalGaussian, State]:
         """Audio (B, 1, T), T a multiple of `samples_per_latent` -> posterior over latents (B, C, L), next state."""
         self.check_length(audio)
         latents, state = self.encoder(audio, state)
         return self.latent_norm.standardize(DiagonalGaussian(latents, torch.full_like(latents, LOG_VARIANCE))), state
 
+    @apply_forward_hook
     def decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Latents (B, C, L) -> audio (B, 1, L * samples_per_latent), next state."""
         return self.decoder(self.latent_norm.restore(latents), state)

@@ -58,7 +58,7 @@ class StreamingModule(nn.Module):
         Shapes are read off one step on silence, so that a module states its memory in one place: its `forward`.
         """
         reference = next(chain(self.parameters(), self.buffers()))
-        silence = reference.new_zeros(batch_size, *self.chunk_shape(**size))
+        silence = reference.new_zeros(batch_size, *self.chunk_shape(**size), device=execution_device(self))
         with torch.no_grad():
             _, state = self(silence)
         return map_state(torch.zeros_like, state)
@@ -71,6 +71,15 @@ class StreamingModule(nn.Module):
                 f"{type(self).__name__} takes chunks whose length is a positive multiple of {self.stride} steps; "
                 f"got {length}. Buffer ragged input before it reaches the module (see UnitBuffer)."
             )
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """Where a module computes, also while its weights wait elsewhere (accelerate's offloading to CPU or disk)."""
+    for part in module.modules() if hasattr(module, "_hf_hook") else ():
+        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(chain(module.parameters(), module.buffers())).device
 
 
 class StreamingSequential(StreamingModule):

@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .audio_vae import CausalAudioVAE
 from .video_vae import CausalVideoVAE
@@ -104,7 +108,10 @@ def export_vae(vae: CausalAudioVAE | CausalVideoVAE, sample: list[Tensor], folde
 
 
 class PlotMetrics(Callback):
-    """Draws every logged metric over the steps into `metrics.png` of the run, after each validation and at the end."""
+    """Draws every logged metric over the steps into `metrics.png` of the run, after each validation and at the end.
+
+    A step that was trained again, after an interruption, counts as it was the last time.
+    """
 
     def __init__(self, run_folder: Path) -> None:
         self.run_folder = run_folder
@@ -119,24 +126,109 @@ class PlotMetrics(Callback):
         from matplotlib.figure import Figure
 
         trainer.logger.save()
-        log = self.run_folder / "metrics" / "metrics.csv"
-        if not log.exists():
+        series: dict[str, dict[int, float]] = defaultdict(dict)
+        for row in self._rows():
+            for name, value in row.items():
+                if value and "/" in name:
+                    series[name][int(row["step"])] = float(value)
+        if not series:
             return
-        series: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        with log.open() as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and "/" in name:
-                        series[name].append((int(row["step"]), float(value)))
         columns = 4
         rows = max(1, math.ceil(len(series) / columns))
         figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
         for axes, (name, points) in zip(
             figure.subplots(rows, columns, squeeze=False).flat, sorted(series.items()), strict=False
         ):
-            axes.plot(*zip(*points, strict=True), linewidth=1)
+            axes.plot(*zip(*sorted(points.items()), strict=True), linewidth=1)
             axes.set_title(name, fontsize=9)
         figure.savefig(self.run_folder / "metrics.png", dpi=80)
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        """What every part of the run logged, in order."""
+        logs = self.run_folder.glob("metrics/version_*/metrics.csv")
+        for log in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+            with log.open() as file:
+                yield from csv.DictReader(file)
+
+
+def random_seed(seed: int, purpose: str, *key: int) -> int:
+    """A seed for random numbers of some purpose, such as those of one step and process; no two share a number.
+
+    Raises:
+        ValueError: `seed` is negative.
+    """
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more; got {seed}")
+    spawn_key = int.from_bytes(purpose.encode()), *key
+    return int(np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(1, np.uint64)[0])
+
+
+class EndlessBatches(Dataset):
+    """Batches that are drawn when they are asked for: `batches[step, rank]` depends on these two and `seed` alone.
+
+    So a run that continues meets what it would have met without a break, and no two processes meet the same.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def draw(self, step: int, rank: int) -> Any:
+        """The batch of a training step for one process, from torch's global random numbers, seeded for it."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: tuple[int, int]) -> Any:
+        step, rank = index
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(random_seed(self.seed, "batch", step, rank))
+            return self.draw(step, rank)
+
+
+class StepsToCome(Sampler):
+    """The (step, rank) of every batch that this process of `trainer` has not trained on yet, in order."""
+
+    def __init__(self, trainer: lightning.Trainer) -> None:
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rank = self.trainer.global_rank  # over all nodes; both are known once the checkpoint is restored
+        return ((step, rank) for step in count(self.trainer.global_step))
+
+
+class SeededNoise(Callback):
+    """What a training step draws is a function of seed, step and process, and every validation draws the same."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module, batch, batch_index) -> None:
+        torch.manual_seed(random_seed(self.seed, "training", trainer.global_step, trainer.global_rank))
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_index, dataloader_idx=0) -> None:
+        torch.manual_seed(random_seed(self.seed, "validation", dataloader_idx, batch_index, trainer.global_rank))
+
+
+class AveragedWeights(EMAWeightAveraging):
+    """Lightning's average, handed to the model only when the last checkpoint is written: that keeps the weights, too.
+
+    A run that continues goes on from its weights.
+    """
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        pass
+
+    def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        super().on_train_end(trainer, module)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """`last.ckpt` in a folder: at most five minutes old, and of the last step when a run has ended."""
+
+    def __init__(self, folder: Path) -> None:
+        every = timedelta(minutes=5)
+        super().__init__(folder, save_last=True, save_top_k=0, train_time_interval=every, enable_version_counter=False)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")  # Lightning does not if it has saved one before
 
 
 def average_decay(max_steps: int) -> float:
@@ -152,31 +244,33 @@ def build_trainer(
     precision: str = "32-true",
     devices: int = 1,
     strategy: str = "auto",
+    num_nodes: int = 1,
+    seed: int = 0,
 ) -> lightning.Trainer:
     """A Trainer that is resumable (`checkpoints/last.ckpt`, at most 5 minutes old), averages weights and shows bars.
 
-    Continue with `trainer.fit(..., ckpt_path=resume_point(run_folder))`. `precision` is Lightning's; "bf16-mixed" pays
-    off on processors that multiply bfloat16 in hardware. `devices` and `strategy` are Lightning's, too: with several
-    devices (on a CPU: processes) every one draws its own batches. "fsdp2" shards what the module's `configure_model`
-    says over all devices; sharded weights are not averaged.
+    Train with `fit`. `precision` is Lightning's; "bf16-mixed" pays off on processors that multiply bfloat16 in
+    hardware. `devices`, `num_nodes` and `strategy` are Lightning's, too: of several devices (on a CPU: processes) every
+    one draws its own batches. "fsdp2" shards what the module's `configure_model` says over all devices; sharded weights
+    are not averaged. `seed` decides the noise that steps draw.
     """
     is_sharded = strategy == "fsdp2"
     if is_sharded:
-        strategy = ModelParallelStrategy(devices, tensor_parallel_size=1, save_distributed_checkpoint=False)
-    averaging = [] if is_sharded else [EMAWeightAveraging(decay=average_decay(max_steps))]
+        strategy = ModelParallelStrategy(devices * num_nodes, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    averaging = [] if is_sharded else [AveragedWeights(decay=average_decay(max_steps))]
     return lightning.Trainer(
         max_steps=max_steps,
         accelerator="auto",
         devices=devices,
+        num_nodes=num_nodes,
         strategy=strategy,
         use_distributed_sampler=False,
         precision=precision,
-        logger=CSVLogger(run_folder, name="", version="metrics"),
+        logger=CSVLogger(run_folder, name="metrics"),  # another file for each part of a run that was interrupted
         callbacks=[
             *averaging,
-            ModelCheckpoint(
-                run_folder / "checkpoints", save_last=True, save_top_k=0, train_time_interval=timedelta(minutes=5)
-            ),
+            SeededNoise(seed),
+            LastCheckpoint(run_folder / "checkpoints"),
             RichProgressBar(),
             PlotMetrics(run_folder),
             *(callbacks or []),
@@ -193,3 +287,15 @@ def resume_point(run_folder: Path) -> Path | None:
     """The newest checkpoint of an interrupted run, or None for a new one."""
     checkpoint = run_folder / "checkpoints" / "last.ckpt"
     return checkpoint if checkpoint.exists() else None
+
+
+def fit(
+    trainer: lightning.Trainer,
+    run_folder: Path,
+    training: lightning.LightningModule,
+    batches: EndlessBatches,
+    validation: DataLoader | list[DataLoader] | None = None,
+) -> None:
+    """Train on `batches`, from where the run stopped or from the start, to the trainer's `max_steps`."""
+    loader = DataLoader(batches, batch_size=None, sampler=StepsToCome(trainer))
+    trainer.fit(training, loader, validation, ckpt_path=resume_point(run_folder))

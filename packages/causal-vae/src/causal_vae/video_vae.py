@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .distributions import DiagonalGaussian
 from .latents import LatentNorm
 from .layers import CausalConv3d
 from .loading import CheckedLoading
+from .spec import StreamSpec
 from .streaming import State, StreamingModule, substates
 
 PATCH_SIZE = 8
@@ -193,6 +195,7 @@ class VideoDecoder(StreamingModule):
         inner, outer = spatial_strides
         self.upsample = frames_per_latent
         self.latent_channels = latent_channels
+        self.pixels_per_cell = PATCH_SIZE * inner * outer
         self.picture = MeanPicture(picture_size)
         self.temporal = CausalConv3d(latent_channels, wide, (2, 3, 3))
         keep_scale(self.temporal.conv)
@@ -304,9 +307,18 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         inner, outer = self.config.spatial_strides
         return PATCH_SIZE * inner * outer
 
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            frames_per_latent=self.stride,
+            video_latent_channels=self.config.latent_channels,
+            pixels_per_cell=self.spatial_stride,
+        )
+
     def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
         return 3, self.stride, height, width
 
+    @apply_forward_hook
     def encode(self, video: Tensor, state: State | None = None) -> tuple[DiagonalGaussian, State]:
         """Video (B, 3, T, H, W) -> posterior over latents (B, C, T / 4, H / s, W / s), next state."""
         if video.shape[3] % self.spatial_stride or video.shape[4] % self.spatial_stride:
@@ -316,6 +328,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         parameters, state = self.encoder(video, state)
         return self.latent_norm.standardize(DiagonalGaussian.from_parameters(parameters)), state
 
+    @apply_forward_hook
     def decode(self, latents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Latents (B, C, U, h, w) -> video (B, 3, 4 U, H, W), not clamped, next state."""
         return self.decoder(self.latent_norm.restore(latents), state)

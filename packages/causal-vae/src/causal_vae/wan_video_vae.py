@@ -19,11 +19,13 @@ from itertools import pairwise
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .distributions import DiagonalGaussian
 from .latents import LatentNorm
 from .loading import CheckedLoading
+from .spec import StreamSpec
 from .streaming import State, StreamingModule, substates
 from .wan_layers import (
     Downsample,
@@ -282,6 +284,14 @@ class WanVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         """Pixels per latent cell, along each side."""
         return 2 ** (len(self.config.dim_mult) - 1) * self.encoder.patch_size
 
+    @property
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            frames_per_latent=FRAMES_PER_LATENT,
+            video_latent_channels=self.config.z_dim,
+            pixels_per_cell=self.spatial_stride,
+        )
+
     def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
         return self.encoder.chunk_shape(height, width)
 
@@ -318,6 +328,7 @@ class WanVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         video, new["decoder"] = self.decode(posterior.mode(), past["decoder"])
         return video, new
 
+    @apply_forward_hook
     def _encode(self, video: Tensor, state: State | None, first: bool) -> tuple[DiagonalGaussian, State]:
         if video.shape[3] % self.spatial_stride or video.shape[4] % self.spatial_stride:
             raise ValueError(
@@ -327,6 +338,7 @@ class WanVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         mean, log_variance = self.quant_conv(features.movedim(1, -1)).movedim(-1, 1).chunk(2, dim=1)
         return self.latent_norm.standardize(DiagonalGaussian(mean, log_variance.clamp(-30, 20))), state
 
+    @apply_forward_hook
     def _decode(self, latents: Tensor, state: State | None, first: bool) -> tuple[Tensor, State]:
         raw = self.latent_norm.restore(latents).movedim(1, -1)
         video, state = self.decoder(self.post_quant_conv(raw).movedim(-1, 1), state, first)

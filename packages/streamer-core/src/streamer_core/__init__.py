@@ -4,11 +4,30 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedToken
 
 from .cache import KVLayout, advance, append_tail, grow, init_kv_state, read_tail, start_history
 from .config import StreamerConfig, preset
+from .generation import (
+    GeneratedUnit,
+    choose_language,
+    commit_response,
+    context_pass,
+    draft_language,
+    generate_unit,
+    response_velocity,
+    revise_language,
+    settle_language,
+)
 from .latents import pack_audio, pack_video, unpack_audio, unpack_video
 from .layout import UnitLayout
 from .masks import training_mask
-from .model import Reference, StreamerModel, StreamerOutput, UnitStreams, streamer_loss
-from .scheduler import FlowMatchScheduler, SchedulerMixin, UniPCFlowScheduler, sample_logit_normal  # noqa: F401
+from .model import Reference, StreamerModel, StreamerOutput, UnitStreams, WeightedMean, streamer_loss
+from .scheduler import (
+    FlowMatchScheduler,
+    Latents,
+    SchedulerMixin,  # noqa: F401  (pipelines look the base class up here)
+    Solver,
+    UniPCFlowScheduler,
+    as_solver,
+    sample_logit_normal,
+)
 from .tokenizer import StreamerTokenizer
 from .transformer import Geometry, StreamerTransformer
 
@@ -18,9 +37,12 @@ AutoModel.register(StreamerConfig, StreamerModel, exist_ok=True)
 __version__ = "0.1.0"
 __all__ = [
     "FlowMatchScheduler",
+    "GeneratedUnit",
     "Geometry",
     "KVLayout",
+    "Latents",
     "Reference",
+    "Solver",
     "StreamerConfig",
     "StreamerModel",
     "StreamerOutput",
@@ -29,15 +51,25 @@ __all__ = [
     "UniPCFlowScheduler",
     "UnitLayout",
     "UnitStreams",
+    "WeightedMean",
     "advance",
     "append_tail",
+    "as_solver",
+    "choose_language",
+    "commit_response",
+    "context_pass",
+    "draft_language",
+    "generate_unit",
     "grow",
     "init_kv_state",
     "pack_audio",
     "pack_video",
     "preset",
     "read_tail",
+    "response_velocity",
+    "revise_language",
     "sample_logit_normal",
+    "settle_language",
     "start_history",
     "streamer_loss",
     "training_mask",

@@ -52,6 +52,33 @@ class KVLayout:
         contexts = self.context_units * layout.num_context_tokens
         return self.prompt_capacity + contexts + self.response_units * layout.num_response_tokens
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Prompt slots, context units, response units: what a layout is besides its checkpoint."""
+        return self.prompt_capacity, self.context_units, self.response_units
+
+    @property
+    def regions(self) -> tuple[slice, slice, slice]:
+        """Slots of the prompt, of the context ring and of the response ring."""
+        contexts = self.prompt_capacity + self.context_units * self.layout.num_context_tokens
+        return slice(0, self.prompt_capacity), slice(self.prompt_capacity, contexts), slice(contexts, self.num_slots)
+
+    def union(self, other: KVLayout) -> KVLayout:
+        """The smallest layout that holds histories of both."""
+        return KVLayout(self.layout, *map(max, self.sizes, other.sizes))
+
+    def roomy(self, num_units: int) -> KVLayout:
+        """This layout, full histories doubled until `num_units` units fit; windows always have room."""
+        layout = self
+        while (limit := layout.max_units()) is not None and num_units > limit:
+            c = layout.layout.config
+            layout = replace(
+                layout,
+                context_units=layout.context_units * (2 if c.context_window is None else 1),
+                response_units=layout.response_units * (2 if c.response_window is None else 1),
+            )
+        return layout
+
     def nbytes(self, batch_size: int = 1, bytes_per_number: int = 4) -> int:
         """Bytes of keys and values, known before a session is admitted."""
         c = self.layout.config
@@ -69,11 +96,11 @@ class KVLayout:
         """(B, T) slots of the token indices `region` (all context, or all response) of units `unit` (B,)."""
         layout = self.layout
         tokens = layout.indices(region, unit.device)
+        _, contexts, responses = self.regions
         if region.start < layout.num_context_tokens:
-            base, ring, width = self.prompt_capacity, self.context_units, layout.num_context_tokens
+            base, ring, width = contexts.start, self.context_units, layout.num_context_tokens
         else:
-            base = self.prompt_capacity + self.context_units * layout.num_context_tokens
-            ring, width = self.response_units, layout.num_response_tokens
+            base, ring, width = responses.start, self.response_units, layout.num_response_tokens
             tokens = tokens - layout.num_context_tokens
         return base + (unit % ring)[:, None] * width + tokens
 
@@ -130,28 +157,32 @@ def advance(state: State) -> State:
     return {**state, "unit": state["unit"] + 1}
 
 
-def grow(state: State, kv_layout: KVLayout, context_units: int, response_units: int) -> tuple[State, KVLayout]:
-    """Move a full history that has not wrapped yet into larger rings. Windowed rings keep their size.
+def grow(state: State, old: KVLayout, new: KVLayout) -> State:
+    """Move histories into a larger buffer: more room for the prompt, or rings of a full history that has not wrapped.
 
     Raises:
-        ValueError: a ring would shrink.
+        ValueError: a region would shrink, or a window's ring, whose slots follow from its size, would change it.
     """
-    if context_units < kv_layout.context_units or response_units < kv_layout.response_units:
-        raise ValueError("a key-value ring cannot shrink; drop the session or open a new one")
-    layout, c = kv_layout.layout, kv_layout.layout.config
-    larger = replace(
-        kv_layout,
-        context_units=context_units if c.context_window is None else kv_layout.context_units,
-        response_units=response_units if c.response_window is None else kv_layout.response_units,
+    if old == new:
+        return state
+    c = old.layout.config
+    rings = (
+        ("context", c.context_window, old.context_units, new.context_units),
+        ("response", c.response_window, old.response_units, new.response_units),
     )
-    head = kv_layout.prompt_capacity + kv_layout.context_units * layout.num_context_tokens
-    new_head = larger.prompt_capacity + larger.context_units * layout.num_context_tokens
-    tail = kv_layout.response_units * layout.num_response_tokens
+    if new.prompt_capacity < old.prompt_capacity or any(wanted < held for _, _, held, wanted in rings):
+        raise ValueError(
+            f"a key-value buffer cannot shrink: from {old.sizes} to {new.sizes} (prompt, context, response)"
+        )
+    for name, window, held, wanted in rings:
+        if window is not None and wanted != held:
+            raise ValueError(f"the {name} ring of a window keeps its {held} units; got {wanted}")
 
-    def move(old: Tensor) -> Tensor:
-        new = old.new_zeros(*old.shape[:3], larger.num_slots, old.shape[4])
-        new[:, :, :, :head] = old[:, :, :, :head]
-        new[:, :, :, new_head : new_head + tail] = old[:, :, :, head : head + tail]
-        return new
+    def move(leaf: Tensor) -> Tensor:
+        moved = leaf.new_zeros(*leaf.shape[:3], new.num_slots, leaf.shape[4])
+        for source, target in zip(old.regions, new.regions, strict=True):
+            length = source.stop - source.start
+            moved[:, :, :, target.start : target.start + length] = leaf[:, :, :, source]
+        return moved
 
-    return {**state, "keys": move(state["keys"]), "values": move(state["values"])}, larger
+    return {**state, "keys": move(state["keys"]), "values": move(state["values"])}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from causal_vae import check_fields
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -70,6 +72,8 @@ class StreamerConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        floors = {"commit_delay": 0, "rope_sections": 0, "state_token_ids": 0, "pad_token_id": 0}
+        check_fields(self, kwargs, floors)
         self.state_names = self.state_names or ["listen", "speak"]
         self.state_token_ids = self.state_token_ids or [1, 2]
         half = self.head_dim // 2
@@ -78,32 +82,42 @@ class StreamerConfig(PreTrainedConfig):
         self._check()
 
     def _check(self) -> None:
+        """Raise ValueError where fields that are right alone do not fit one another."""
+        control_ids = [self.pad_token_id, *self.state_token_ids]
         requirements = {
             "num_attention_heads must be a multiple of num_key_value_heads": self.num_attention_heads
             % self.num_key_value_heads
             == 0,
+            "head_dim must be even": self.head_dim % 2 == 0,
+            "rope_theta must be above 1": self.rope_theta > 1,
             "audio_patch_size must divide audio_latents_per_unit": self.audio_latents_per_unit % self.audio_patch_size
             == 0,
             "video_patch_height must divide video_latent_height": self.video_latent_height % self.video_patch_height
             == 0,
             "video_patch_width must divide video_latent_width": self.video_latent_width % self.video_patch_width == 0,
             "commit_delay must be 0 or 1": self.commit_delay in (0, 1),
-            "context_window must be at least 1 unit, or None": self.context_window is None or self.context_window >= 1,
             "response_window must be at least commit_delay + 1 units, or None": self.response_window is None
             or self.response_window > self.commit_delay,
             "prediction_type must be 'sample' or 'velocity'": self.prediction_type in ("sample", "velocity"),
-            "rope_sections must sum to head_dim / 2": sum(self.rope_sections) == self.head_dim // 2,
-            "the height and width axes can take at most a third of the frequencies each": max(self.rope_sections[1:])
+            "min_sigma must be at most 1, which is pure noise": self.min_sigma <= 1,
+            "rope_sections must be three numbers that sum to head_dim / 2": len(self.rope_sections) == 3
+            and sum(self.rope_sections) == self.head_dim // 2,
+            "of rope_sections, height and width can take at most a third of head_dim / 2 each": max(
+                self.rope_sections[1:], default=0
+            )
             <= self.head_dim // 2 // 3,
             "state_names and state_token_ids must match one to one": len(self.state_names) == len(self.state_token_ids),
-            "state_token_ids and pad_token_id must lie in the vocabulary": max(
-                *self.state_token_ids, self.pad_token_id or 0
-            )
-            < self.vocab_size,
+            "state_names must differ": len(set(self.state_names)) == len(self.state_names),
+            "pad_token_id and state_token_ids must be different words of the vocabulary, below vocab_size": None
+            not in control_ids
+            and len(set(control_ids)) == len(control_ids)
+            and max(control_ids) < self.vocab_size,
         }
         for requirement, holds in requirements.items():
             if not holds:
-                raise ValueError(f"StreamerConfig: {requirement}")
+                named = [name for name in re.findall(r"\w+", requirement) if hasattr(self, name)]
+                given = ", ".join(f"{name} {getattr(self, name)!r}" for name in named)
+                raise ValueError(f"StreamerConfig: {requirement}; got {given}")
 
     @property
     def agent_audio_tokens(self) -> int:
@@ -172,8 +186,8 @@ def preset(name: str, **overrides: Any) -> StreamerConfig:
             "video_patch_width": 2,
             "context_window": None,
             "response_window": None,
-            "state_token_ids": [151_934, 151_935],
-            "pad_token_id": 151_933,
+            "pad_token_id": 151_669,  # the first rows that Qwen3's own words leave free
+            "state_token_ids": [151_670, 151_671],
         },
     }
     if name not in shapes:

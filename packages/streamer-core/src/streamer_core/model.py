@@ -14,16 +14,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from causal_vae import CheckedLoading, State
+from causal_vae import CheckedLoading, State, StreamSpec, execution_device
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .cache import KVLayout
 from .config import StreamerConfig
 from .layout import UnitLayout
 from .masks import group_rows, training_mask
+from .qwen3 import load_qwen3
 from .scheduler import FlowMatchScheduler
-from .transformer import Geometry, StreamerTransformer
+from .transformer import Geometry, StreamerTransformer, check_table
 
 
 class NoiseLevelEmbedding(nn.Module):
@@ -83,7 +85,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
     config_class = StreamerConfig
     base_model_prefix = "model"
-    main_input_name = "input_ids"
+    main_input_name = "streams"
     supports_gradient_checkpointing = True
     _no_split_modules = ["DecoderLayer"]
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -104,6 +106,31 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         self.video_out = nn.Linear(c.hidden_size, c.video_token_dim)
         self.post_init()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "lm_head":
+            check_table(self.config, name, value)
+        super().__setattr__(name, value)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, whether or not its weights wait elsewhere."""
+        return execution_device(self)
+
+    @property
+    def stream_spec(self) -> StreamSpec:
+        c = self.config
+        return StreamSpec(
+            user_audio_tokens=c.user_audio_tokens,
+            user_video_tokens=c.user_video_tokens,
+            perception_dim=c.perception_dim,
+            audio_latents_per_unit=c.audio_latents_per_unit,
+            audio_latent_channels=c.audio_latent_channels,
+            video_latent_channels=c.video_latent_channels,
+            video_latent_height=c.video_latent_height,
+            video_latent_width=c.video_latent_width,
+            vocab_size=c.vocab_size,
+        )
+
     def _init_weights(self, module: nn.Module) -> None:
         """Linear layers by fan-in: at small widths a language model's fixed range would start latents near zero."""
         if isinstance(module, nn.Linear):
@@ -115,51 +142,32 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
 
     @classmethod
-    def from_qwen3(cls, pretrained_model_name_or_path: str | os.PathLike, **overrides: Any) -> StreamerModel:
-        """Start from the weights of a `Qwen3ForCausalLM` folder or hub id; `overrides` are `StreamerConfig` fields.
+    def from_qwen3(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        tokenizer: PreTrainedTokenizerFast | None = None,
+        **kwargs: Any,
+    ) -> StreamerModel:
+        """Start from the weights of a `Qwen3ForCausalLM` folder or hub id.
 
         Text behaviour is kept exactly (`text_forward` gives that model's logits); only the parts that Qwen3 does not
-        have are new. Control tokens take the last rows of the vocabulary unless named: Qwen3 leaves those unused.
+        have are new.
+
+        Args:
+            tokenizer: the words of this model, with the control tokens or still without; default: what stands beside
+                the weights. Control ids are those that `StreamerTokenizer.extend` gives, unless `pad_token_id` and
+                `state_token_ids` name them.
+            kwargs: fields of `StreamerConfig`, and options of transformers' `from_pretrained`: dtype, revision, token,
+                cache_dir, local_files_only, device_map ...
 
         Raises:
-            ValueError: the source is not a Qwen3 checkpoint, uses a sliding window, or its weights do not fit.
+            TypeError: a keyword is neither.
+            ValueError: the source is not a Qwen3 checkpoint, uses a sliding window, has no tokenizer or no room for its
+                control tokens, or its weights do not fit.
         """
-        source = AutoConfig.from_pretrained(pretrained_model_name_or_path)
-        if source.model_type != "qwen3":
-            raise ValueError(f"{pretrained_model_name_or_path} is a {source.model_type!r} checkpoint; expected 'qwen3'")
-        if source.sliding_window is not None or (source.rope_parameters or {}).get("rope_type", "default") != "default":
-            raise ValueError("Qwen3 checkpoints with a sliding window or scaled rotary positions are not supported")
-        shared = [
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "rms_norm_eps",
-            "attention_bias",
-            "tie_word_embeddings",
-            "initializer_range",
-        ]
-        fields = {name: getattr(source, name) for name in shared} | {
-            "rope_theta": source.rope_parameters["rope_theta"],
-            "pad_token_id": source.vocab_size - 3,
-            "state_token_ids": [source.vocab_size - 2, source.vocab_size - 1],
-        }
-        config = StreamerConfig(**fields | overrides)
-        model, info = super(CheckedLoading, cls).from_pretrained(
-            pretrained_model_name_or_path, config=config, output_loading_info=True
-        )
-        ours = {name.split(".")[0] for name, _ in model.named_children()} - {"model", "lm_head"}
-        foreign = [name for name in info["missing_keys"] if name.split(".")[0] not in ours]
-        if foreign or info["unexpected_keys"] or info["mismatched_keys"]:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} does not fit: missing {foreign}, "
-                f"unexpected {list(info['unexpected_keys'])}, mismatched {list(info['mismatched_keys'])}"
-            )
-        return model
+        return load_qwen3(cls, pretrained_model_name_or_path, tokenizer, **kwargs)
 
+    @apply_forward_hook
     def text_forward(self, input_ids: Tensor) -> Tensor:
         """A plain causal language model: ids (B, T) -> logits (B, T, V). With Qwen3's weights, Qwen3's logits."""
         batch, length = input_ids.shape
@@ -171,17 +179,21 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
     # ---- embeddings of one unit's tokens; every one takes and returns a leading (..., tokens, features) ----
 
     def _with_slots(self, embeddings: Tensor, region: slice) -> Tensor:
-        return embeddings + self.slot_embedding.weight[region]
+        # By a call and not by its weight, which may wait on a disk until the module is called.
+        return embeddings + self.slot_embedding(self.layout.indices(region, embeddings.device))
 
+    @apply_forward_hook
     def embed_user(self, text: Tensor, audio: Tensor, video: Tensor) -> Tensor:
         """User streams of a unit -> (..., user tokens, D)."""
         parts = [self.model.embed_tokens(text), self.user_audio_in(audio), self.user_video_in(video)]
         return self._with_slots(torch.cat(parts, dim=-2), self.layout.user)
 
+    @apply_forward_hook
     def embed_language(self, ids: Tensor, region: slice) -> Tensor:
         """Language slots `region` with token ids (..., slots) -> (..., slots, D)."""
         return self._with_slots(self.model.embed_tokens(ids), region)
 
+    @apply_forward_hook
     def embed_response(self, audio: Tensor, video: Tensor, sigma: Tensor, video_sigma: Tensor | None = None) -> Tensor:
         """Packed latents (..., tokens, dim) at noise level sigma (...) -> (..., response tokens, D).
 
@@ -193,6 +205,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         latents = [self.audio_in(audio) + levels[0], self.video_in(video) + levels[1]]
         return self._with_slots(torch.cat(latents, dim=-2), self.layout.response)
 
+    @apply_forward_hook
     def embed_prompt(self, prompt_ids: Tensor, reference: Reference | None = None) -> Tensor:
         """Words (B, P), then the reference's units as clean responses stand in history: (B, P', D)."""
         words = self.model.embed_tokens(prompt_ids)
@@ -201,6 +214,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         clean = words.new_zeros(reference.audio.shape[:2])
         return torch.cat([words, self.embed_response(reference.audio, reference.video, clean).flatten(1, 2)], dim=1)
 
+    @apply_forward_hook
     def velocities(
         self, hidden: Tensor, audio: Tensor, video: Tensor, sigma: Tensor, video_sigma: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -284,6 +298,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
     # ---- serving: one unit, against the key-value state ----
 
+    @apply_forward_hook
     def geometry(self, state: State, kv_layout: KVLayout, region: slice) -> Geometry:
         """Where the tokens `region` of each session's current unit stand, for every pass over them.
 
@@ -298,6 +313,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             slots=kv_layout.slots(unit, region),
         )
 
+    @apply_forward_hook
     def step(self, embeddings: Tensor, state: State, geometry: Geometry) -> Tensor:
         """One pass over tokens (B, T, D) of each session's current unit: final hidden states (B, T, D).
 
@@ -330,6 +346,30 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         return {**state, "prompt_length": torch.full_like(state["prompt_length"], length)}
 
 
+@dataclass(frozen=True)
+class WeightedMean:
+    """A mean that is not divided yet, so that it can be taken over several batches or processes.
+
+    total: () the sum of values times weights; weight: () the sum of weights.
+    """
+
+    total: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, weights: Tensor) -> WeightedMean:
+        """Of `values`, with weights (or booleans: what counts) that expand to their shape."""
+        weights = weights.float().expand_as(values)
+        return cls((values * weights).sum(), weights.sum())
+
+    def scaled(self, factor: float) -> WeightedMean:
+        return WeightedMean(factor * self.total, self.weight)
+
+    def mean(self) -> Tensor:
+        """Zero where nothing counts."""
+        return self.total / self.weight.clamp(min=1e-6)
+
+
 def streamer_loss(
     output: StreamerOutput,
     streams: UnitStreams,
@@ -337,17 +377,21 @@ def streamer_loss(
     noise_video: Tensor | None = None,
     sigma: Tensor | None = None,
     *,
+    config: StreamerConfig,
     audio_weight: float = 1.0,
     video_weight: float = 1.0,
     pad_weight: float = 0.5,
-    pad_token_id: int = 0,
     sample_weighting: bool = True,
     valid: Tensor | None = None,
     video_sigma: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """The report's losses: text cross-entropy and joint flow matching (eq. 3), as named terms; sum them.
+) -> dict[str, WeightedMean]:
+    """The report's losses: text cross-entropy and joint flow matching (eq. 3), as named terms; sum their means.
+
+    How much counts differs from batch to batch. Processes that train together must divide by the weight of all of
+    them, as `streamer_pipeline.training` does.
 
     Args:
+        config: the model's. It says which slots are silent, and the `min_sigma` below which no error weighs less.
         noise_audio, noise_video: (B, N, K, tokens, dim), the eps that made the noisy copies; None for language alone.
         pad_weight: weight of silent text slots relative to words (silence is most of a conversation).
         sample_weighting: weigh the velocity error by sigma^2, which is the error of the predicted sample.
@@ -357,8 +401,8 @@ def streamer_loss(
     valid = torch.ones(streams.state.shape, device=streams.state.device) if valid is None else valid.float()
     targets = torch.cat([streams.state[..., None], streams.agent_text], dim=-1)
     entropy = F.cross_entropy(output.logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
-    weight = torch.where(targets == pad_token_id, pad_weight, 1.0) * valid[..., None]
-    terms = {"text": (entropy * weight).sum() / weight.sum().clamp(min=1)}
+    weight = torch.where(targets == config.pad_token_id, pad_weight, 1.0) * valid[..., None]
+    terms = {"text": WeightedMean.of(entropy, weight)}
     if output.audio_velocity is None:
         return terms
     video_sigma = sigma if video_sigma is None else video_sigma
@@ -368,6 +412,6 @@ def streamer_loss(
     )
     for name, factor, velocity, clean, noise, level in modalities:
         error = (velocity - FlowMatchScheduler.velocity_target(clean[:, None], noise)).square().mean(dim=(-2, -1))
-        error = error * level.clamp(min=0.05).square() if sample_weighting else error
-        terms[name] = factor * (error * valid[:, None]).sum() / (valid.sum() * sigma.shape[1]).clamp(min=1)
+        error = error * level.clamp(min=config.min_sigma).square() if sample_weighting else error
+        terms[name] = WeightedMean.of(error, valid[:, None]).scaled(factor)
     return terms

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from causal_vae import BringsCard
+from causal_vae import CheckedFiles
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -14,12 +14,14 @@ PAD = "<|pad|>"
 STATES = ("<|listen|>", "<|speak|>")
 
 
-class StreamerTokenizer(BringsCard, PreTrainedTokenizerFast):
+class StreamerTokenizer(CheckedFiles, PreTrainedTokenizerFast):
     """A fast tokenizer whose pad token means "nothing said here" and whose state tokens fill the state slot.
 
     Any fast tokenizer works below it; `train` makes a small byte-level BPE in which each frequent word, with its
     leading space, is one token, so that a unit's few text slots keep up with speech.
     """
+
+    checked_files = ("tokenizer.json", "tokenizer_config.json")
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 1024) -> StreamerTokenizer:
@@ -62,6 +64,11 @@ class StreamerTokenizer(BringsCard, PreTrainedTokenizerFast):
     def state_ids(self) -> dict[str, int]:
         """{"listen": id, "speak": id}."""
         return {name.strip("<|>"): self.convert_tokens_to_ids(name) for name in STATES}
+
+    @property
+    def control_ids(self) -> dict[str, int | list[int]]:
+        """The fields of `StreamerConfig` that name control tokens, as this tokenizer has them."""
+        return {"pad_token_id": self.pad_token_id, "state_token_ids": list(self.state_ids.values())}
 
     def encode_words(self, text: str) -> list[int]:
         """Ids of `text` without control tokens. It begins a new word, with a leading space, whatever the tokenizer."""

@@ -10,7 +10,7 @@ Shape legend: B session, T tokens of this pass, S key slots, L layers, Hq query 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -86,22 +86,25 @@ class RMSNorm(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Multimodal rotary embedding, interleaved as in Qwen3-VL: each frequency belongs to one of three axes.
 
-    When the three positions of a token agree this is the plain one-axis rotary embedding, to the bit.
+    When the three positions of a token agree this is the plain one-axis rotary embedding, to the bit. Frequencies are
+    Qwen's, rounded to float32; their products with positions are taken in float64 (which Apple's MPS lacks), so that
+    two tokens see each other alike in the first minute of a conversation and after months.
     """
 
     def __init__(self, config: StreamerConfig) -> None:
         super().__init__()
         self.head_dim, self.theta = config.head_dim, config.rope_theta
-        self.axis_of_frequency = [0] * (config.head_dim // 2)
-        for axis, section in enumerate(config.rope_sections[1:], start=1):
-            self.axis_of_frequency[axis : 3 * section : 3] = [axis] * section
+        # Frequencies of the height and of the width axis; all others are those of time.
+        self.of_axis = {axis: slice(axis, 3 * config.rope_sections[axis], 3) for axis in (1, 2)}
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Positions (B, 3, T) -> what `rotate` multiplies with, cosine and signed sine, each (B, 1, T, D), float32."""
         exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
-        frequencies = 1.0 / self.theta**exponents
-        angles = positions[:, self.axis_of_frequency].float().transpose(1, 2) * frequencies
-        cosine, sine = angles.cos()[:, None], angles.sin()[:, None]
+        frequencies = (1.0 / self.theta**exponents).double()
+        angles = positions[:, 0, :, None] * frequencies  # (B, T, D / 2)
+        for axis, of_axis in self.of_axis.items():
+            angles[..., of_axis] = positions[:, axis, :, None] * frequencies[of_axis]
+        cosine, sine = angles.cos().float()[:, None], angles.sin().float()[:, None]
         return torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
 
 
@@ -148,7 +151,8 @@ class Attention(nn.Module):
         if cache is not None:
             keys, values = cache  # (B, H, S, D)
             where = geometry.slots[:, None, :, None].expand_as(key)
-            key, value = keys.scatter_(2, where, key), values.scatter_(2, where, value)
+            # Under autocast the projections are of another dtype than the history.
+            key, value = keys.scatter_(2, where, key.to(keys.dtype)), values.scatter_(2, where, value.to(values.dtype))
         outputs = []
         for block, rows in zip(blocks, query.split([block.num_rows for block in blocks], dim=2), strict=True):
             seen = (key, value) if block.keys is None else (key[:, :, block.keys], value[:, :, block.keys])
@@ -184,17 +188,36 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+def check_table(config: StreamerConfig, name: str, table: Any) -> None:
+    """Raise ValueError if `table` is a low-rank adapter around one of two tied tables.
+
+    peft wraps a layer by setting it anew. An adapter of words in is not one of words out, but merging adds it to both.
+    """
+    if config.tie_word_embeddings and "base_layer" in getattr(table, "_modules", ()):
+        raise ValueError(
+            f"{name} cannot have an adapter: embed_tokens and lm_head are one table (tie_word_embeddings), so that the "
+            "merged model would differ. Leave both out of target_modules; modules_to_save trains a copy of either, "
+            "trainable_token_indices some of its rows"
+        )
+
+
 class StreamerTransformer(nn.Module):
     """Embeddings (B, T, hidden) -> final hidden states (B, T, hidden), under whatever mask it is given."""
 
     def __init__(self, config: StreamerConfig) -> None:
         super().__init__()
+        self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config)
         self.num_groups = config.num_attention_heads // config.num_key_value_heads
         self.gradient_checkpointing = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "embed_tokens":
+            check_table(self.config, name, value)
+        super().__setattr__(name, value)
 
     def geometry(
         self,

@@ -1,74 +1,10 @@
-"""Full-duplex audio-visual conversation in units of 160 ms: thinker, performer, sessions and the pipeline."""
+"""Full-duplex audio-visual conversation in units of 160 ms: thinker, performer, sessions and the pipeline.
 
-from .channel import Channel, ChannelClosed, DistributedChannel, Parcel, ProcessChannel, ThreadChannel
-from .dyads import StoredDyad, read_dyads, read_world
-from .ledger import LatencyLedger, Span, StopWatch, UnitTiming
-from .media import RecordingError, RecordingReader, RecordingWriter, side_by_side
-from .performer import Performer
-from .pipeline import StreamerPipeline, StreamerPipelineOutput, bundled_checkpoint, split_units
-from .realtime import MonotonicClock, RealTimeSession, RealTimeStatistics
-from .session import SessionOptions, StreamerSession, step_sessions
-from .split import SplitSession, message_nbytes, perform, split_over_processes, split_over_threads
-from .subtitles import captions, write_srt
-from .thinker import Thinker
-from .units import (
-    FRAME_RATE,
-    FRAMES_PER_UNIT,
-    SAMPLE_RATE,
-    SAMPLES_PER_UNIT,
-    UNIT_MS,
-    AgentUnit,
-    UnitBuffer,
-    UserUnit,
-)
-from .world import PreparedWorld, World
+What is exported stands in `__init__.pyi`, and is loaded when it is first asked for: the command line answers before
+torch is there.
+"""
 
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = "0.1.0"
-__all__ = [
-    "FRAMES_PER_UNIT",
-    "FRAME_RATE",
-    "SAMPLES_PER_UNIT",
-    "SAMPLE_RATE",
-    "UNIT_MS",
-    "AgentUnit",
-    "Channel",
-    "ChannelClosed",
-    "DistributedChannel",
-    "LatencyLedger",
-    "MonotonicClock",
-    "Parcel",
-    "Performer",
-    "PreparedWorld",
-    "ProcessChannel",
-    "RealTimeSession",
-    "RealTimeStatistics",
-    "RecordingError",
-    "RecordingReader",
-    "RecordingWriter",
-    "SessionOptions",
-    "Span",
-    "SplitSession",
-    "StopWatch",
-    "StoredDyad",
-    "StreamerPipeline",
-    "StreamerPipelineOutput",
-    "StreamerSession",
-    "Thinker",
-    "ThreadChannel",
-    "UnitBuffer",
-    "UnitTiming",
-    "UserUnit",
-    "World",
-    "bundled_checkpoint",
-    "captions",
-    "message_nbytes",
-    "perform",
-    "read_dyads",
-    "read_world",
-    "side_by_side",
-    "split_over_processes",
-    "split_over_threads",
-    "split_units",
-    "step_sessions",
-    "write_srt",
-]

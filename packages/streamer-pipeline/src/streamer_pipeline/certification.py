@@ -15,10 +15,21 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from rich.markup import escape
 from rich.table import Table
-from streamer_core import KVLayout, StreamerModel, UnitStreams, advance, init_kv_state
+from streamer_core import (
+    KVLayout,
+    StreamerModel,
+    UnitStreams,
+    advance,
+    commit_response,
+    context_pass,
+    init_kv_state,
+    response_velocity,
+)
 from torch import Tensor, nn
 
-from .pipeline import BUNDLED, StreamerPipeline, bundled_checkpoint
+from .loading import BUNDLED, bundled_checkpoint
+from .pipeline import StreamerPipeline
+from .placement import find_device, find_dtype, load_pipeline
 from .units import FRAME_RATE, SAMPLE_RATE, UNIT_MS
 
 # Laws do not depend on the picture's size, the time they take does.
@@ -31,8 +42,8 @@ class CoreStream(StreamingModule):
     """A `StreamerModel` as a stream of units: (B, K, features) -> (B, K, logits and velocities of the unit).
 
     A unit's features are everything that a unit is made of: token ids (spread over the vocabulary), perceived tokens,
-    clean latents, noisy latents and their noise level. `forward` serves them unit by unit as thinker and performer do
-    (user tokens, slot by slot, a denoising pass, the commit); `offline` is the training forward under its mask.
+    clean latents, noisy latents and their noise level. `forward` serves them unit by unit by the passes of
+    `streamer_core.generation` (context, denoising, commit); `offline` is the training forward under its mask.
     """
 
     time_axis = out_time_axis = 1
@@ -85,23 +96,15 @@ class CoreStream(StreamingModule):
         return torch.stack(outputs, dim=1), state
 
     def _serve(self, unit: dict[str, Tensor], state: State) -> Tensor:
-        model, layout = self.streamer, self.streamer.layout
-
-        def step(embeddings: Tensor, region: slice) -> Tensor:
-            return model.step(embeddings, state, model.geometry(state, self.kv_layout, region))
-
+        """The passes that serve, their language told; one noisy pass is read, and nothing is solved."""
+        model, kv_layout = self.streamer, self.kv_layout
         user = model.embed_user(unit["user_text"], unit["user_audio"], unit["user_video"])
-        hidden = [step(user, layout.user)[:, -1:]]
-        for slot in range(layout.num_language_slots):
-            region = slice(layout.language.start + slot, layout.language.start + slot + 1)
-            embedded = model.embed_language(unit["language"][:, slot : slot + 1], region)
-            hidden.append(step(embedded, region))
-        logits = model.lm_head(torch.cat(hidden[:-1], dim=1))
-        noisy, sigma = (unit["noisy_audio"], unit["noisy_video"]), unit["sigma"]
-        denoised = step(model.embed_response(*noisy, sigma), layout.response)
-        clean = model.embed_response(unit["audio"], unit["video"], torch.zeros_like(sigma))
-        step(clean, layout.response)
-        return torch.cat([part.flatten(1) for part in (logits, *model.velocities(denoised, *noisy, sigma))], dim=1)
+        hidden = context_pass(model, user, unit["language"], state, kv_layout)
+        geometry = model.geometry(state, kv_layout, model.layout.response)
+        noisy = {"audio": unit["noisy_audio"], "video": unit["noisy_video"]}
+        velocities = response_velocity(model, noisy, unit["sigma"], state, geometry)
+        commit_response(model, {"audio": unit["audio"], "video": unit["video"]}, state, geometry)
+        return torch.cat([part.flatten(1) for part in (model.lm_head(hidden), *velocities.values())], dim=1)
 
     def offline(self, x: Tensor) -> Tensor:
         """The training forward: all units at once under the training mask."""
@@ -122,7 +125,11 @@ class CoreStream(StreamingModule):
 
 
 def certify_checkpoint(
-    path_or_id: str, picture_size: tuple[int, int] = PICTURE_SIZE, package: str | None = None
+    path_or_id: str,
+    picture_size: tuple[int, int] = PICTURE_SIZE,
+    package: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> dict[str, Certificate]:
     """Certificates of a part, or of every streaming part of a pipeline, by name.
 
@@ -130,11 +137,13 @@ def certify_checkpoint(
         path_or_id: folder or hub id of a part or a pipeline, or the bundled checkpoint's name.
         picture_size: height and width that parts which take pictures are examined at.
         package: a stranger's package, imported first, that defines the part's class.
+        device, dtype: that parts are examined on and in, as `load_pipeline` takes them.
 
     Raises:
-        ValueError: the folder holds no part that keeps the streaming contract.
+        ValueError: no such device or dtype is here, or the folder holds no part that keeps the streaming contract.
         OSError: neither a folder here nor a repository that the Hub gives us.
     """
+    place, numbers = find_device(device), find_dtype(dtype)
     if package is not None:
         importlib.import_module(package)
     if path_or_id == BUNDLED and not Path(BUNDLED).exists():
@@ -143,9 +152,9 @@ def certify_checkpoint(
     if not folder.is_dir():
         folder = _download(path_or_id)
     if not (folder / StreamerPipeline.config_name).is_file():
-        part = _load_part(folder, package)
+        part = _load_part(folder, package).to(place, numbers)
         return {type(part).__name__: certify_part(part, picture_size)}
-    pipeline = StreamerPipeline.from_pretrained(folder)
+    pipeline = load_pipeline(str(folder), device, dtype)
     config = pipeline.streamer.config
     grid = config.video_latent_height, config.video_latent_width
     parts = {
@@ -166,7 +175,9 @@ def certify_part(
         stream = CoreStream(part)
         windows = [w for w in (part.config.context_window, part.config.response_window) if w is not None]
         num_steps = max([16, *windows]) + 8  # past the rings' ends
-        return certify(stream, stream.example(2, 4), rate=1000 / UNIT_MS, num_partitions=3, num_steps=num_steps)
+        example = stream.example(2, 4).to(part.device, part.dtype)
+        options = {"num_partitions": 3, "num_steps": num_steps, "tolerance": _tolerance(part.dtype)}
+        return certify(stream, example, rate=1000 / UNIT_MS, **options)
     if not isinstance(part, StreamingModule):
         raise ValueError(f"{type(part).__name__} is no StreamingModule: it takes no state, so it has no streaming form")
     renders = part.upsample > part.stride  # latents in, media out
@@ -176,7 +187,14 @@ def certify_part(
     rate = (FRAME_RATE if len(shape) == 4 else SAMPLE_RATE) * (part.stride / part.upsample if renders else 1)
     example = 0.5 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     example = torch.cat([example.roll(i, 0) * (1 - 0.4 * i) for i in range(4)], dim=part.time_axis)
-    return certify(part, example, rate=rate, num_partitions=4, num_steps=24)
+    like = next(part.parameters(), example)
+    example = example.to(like)
+    return certify(part, example, rate=rate, num_partitions=4, num_steps=24, tolerance=_tolerance(like.dtype))
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """What partitions may differ by, of the largest magnitude: 1e-5, or four roundings of a coarser dtype."""
+    return max(1e-5, 4 * torch.finfo(dtype).eps)
 
 
 def certificate_table(name: str, certificate: Certificate) -> Table:

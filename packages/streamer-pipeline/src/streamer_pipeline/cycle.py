@@ -1,8 +1,9 @@
-"""The cycle of one unit, stated once (report, section 2.4 and figure 2; DESIGN section 6).
+"""Who does what in the cycle of one unit, and where thinker and performer meet (report, section 2.4 and figure 2).
 
 Thinker: encode u_k; pass over context(k); send its K/V. Performer: append it; solve; commit; return y_k and its K/V.
-Thinker: append that; decode y_k. Two sides hold the two halves of a conversation and meet in a `Link`, which alone
-knows where the performer runs: here and now (`InTurn`), or in another thread, process or machine (`split.py`).
+Thinker: append that; decode y_k. The passes themselves are `streamer_core.generation`. Two sides hold the two halves of
+a conversation and meet in a `Link`, which alone knows where the performer runs: here and now (`InTurn`), or in another
+thread, process or machine (`split.py`).
 
 With commit delay d the context of unit k sees responses <= k - 1 - d. So the thinker may be d units further than the
 answers that it holds, and waits for the performer in one place only: before a pass over context.
@@ -11,14 +12,16 @@ answers that it holds, and waits for the performer in one place only: before a p
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from causal_vae import State
-from streamer_core import KVLayout, StreamerConfig, advance, grow
+from streamer_core import KVLayout, Latents, advance, grow
 from torch import Tensor
 
 from .ledger import Span, StopWatch, UnitTiming
+from .noise import response_noise
 from .performer import Performer
 from .thinker import Thinker
 
@@ -42,22 +45,21 @@ class Reply(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One finished unit of B sessions: number (B,), state ids (B,), text ids (B, S), audio and video of the agent."""
+    """One finished unit of B sessions: language ids (B, 1 + S), packed latents, audio (B, 1, 3840) and, row by row,
+    video (3, 4, H, W) of the agent."""
 
-    unit: Tensor
-    state_ids: Tensor
-    text_ids: Tensor
+    language: Tensor
+    latents: Latents
     audio: Tensor
-    video: Tensor
+    video: Sequence[Tensor | None]
     timing: UnitTiming
 
 
 class _Sent(NamedTuple):
-    """A unit whose context is with the performer."""
+    """A unit whose context is with the performer: its number on every row's clock (B,), and what it says."""
 
     unit: Tensor
-    state_ids: Tensor
-    text_ids: Tensor
+    language: Tensor
     timing: UnitTiming
 
 
@@ -69,30 +71,10 @@ class Link(Protocol):
     def receive(self) -> Reply: ...
 
 
-def response_noise(config: StreamerConfig, seed: int, unit: int) -> dict[str, Tensor]:
-    """Noise of one unit's response, "audio" and "video" (1, tokens, dim): always the same, so no side need send it."""
-    generator, c = _generator(seed, unit), config
-    audio = torch.randn(1, c.agent_audio_tokens, c.audio_token_dim, generator=generator)
-    return {"audio": audio, "video": torch.randn(1, c.agent_video_tokens, c.video_token_dim, generator=generator)}
-
-
-def language_noise(config: StreamerConfig, seed: int, unit: int) -> Tensor:
-    """Gumbel noise of one unit's language slots (1, slots, V), drawn apart from the response's."""
-    shape = 1, 1 + config.agent_text_slots, config.vocab_size
-    uniform = torch.rand(shape, generator=_generator(~seed, unit)).clamp(min=1e-20)
-    return -torch.log((-torch.log(uniform)).clamp(min=1e-20))
-
-
-def _generator(seed: int, unit: int) -> torch.Generator:
-    return torch.Generator().manual_seed((seed * 1_000_003 + unit) % 2**63)
-
-
-def make_room(kv: State, kv_layout: KVLayout, unit: int | None = None) -> tuple[State, KVLayout]:
-    """Double the rings of a full history before `unit` (default: its current one) would wrap them; windows never do."""
-    limit = kv_layout.max_units()
-    if limit is None or (int(kv["unit"].max()) if unit is None else unit) < limit:
-        return kv, kv_layout
-    return grow(kv, kv_layout, 2 * kv_layout.context_units, 2 * kv_layout.response_units)
+def make_room(kv: State, kv_layout: KVLayout, units: Sequence[int]) -> tuple[State, KVLayout]:
+    """Room for the current units of all rows: full histories double before they would wrap; windows never do."""
+    larger = kv_layout.roomy(max(units) + 1)
+    return grow(kv, kv_layout, larger), larger
 
 
 class ThinkerSide:
@@ -102,12 +84,27 @@ class ThinkerSide:
     submits once more before collecting overlaps with the performer. The answers are the same, bit for bit.
 
     Args:
-        state: of `Thinker.start`, and what has become of it.
+        state: of `Thinker.start`, and what has become of it. The tensors that were passed are never written to, but
+            for keys and values of the current unit.
+        units: numbers of the rows' current units, so that the device need not be asked.
         watch: the lane's stop-watch; laps are written into the unit's own timing.
+        due: rows whose answers count, where the others pause; None is all of them.
     """
 
-    def __init__(self, thinker: Thinker, state: State, kv_layout: KVLayout, link: Link, watch: StopWatch) -> None:
+    def __init__(
+        self,
+        thinker: Thinker,
+        state: State,
+        kv_layout: KVLayout,
+        units: Sequence[int],
+        link: Link,
+        watch: StopWatch,
+        due: Sequence[int] | None = None,
+    ) -> None:
         self.thinker, self.state, self.kv_layout, self.link, self.watch = thinker, state, kv_layout, link, watch
+        self.units = list(units)
+        rows = range(len(self.units)) if due is None else due
+        self._rows = rows if thinker.works_by_row else None
         self._sent: deque[_Sent] = deque()  # no reply yet
         self._replied: deque[tuple[_Sent, Reply]] = deque()  # not rendered yet
 
@@ -119,20 +116,20 @@ class ThinkerSide:
         """Take in u_k, as far as the context's K/V."""
         thinker, watch = self.thinker, self.watch
         watch.lap(timing, "form")
-        audio_tokens, video_tokens, self.state = thinker.perceive(user.audio, user.video, self.state)
+        audio_tokens, video_tokens, state = thinker.perceive(user.audio, user.video, self.state)
         watch.lap(timing, "encode")
         while len(self._sent) > thinker.streamer.config.commit_delay:
             self._receive()
-        kv, self.kv_layout = make_room(self.state["kv"], self.kv_layout)
-        self.state = {**self.state, "kv": kv}
+        kv, self.kv_layout = make_room(self.state["kv"], self.kv_layout, self.units)
+        self.state = {**state, "kv": kv}
         user_tokens = user.text_ids, audio_tokens, video_tokens
         chosen = thinker.hear(*user_tokens, self.state, self.kv_layout, user.gumbel)
         watch.lap(timing, "context")
-        chosen = thinker.speak(chosen, self.state, self.kv_layout, user.gumbel)
+        language, self.state = thinker.speak(chosen, self.state, self.kv_layout, user.gumbel, self._rows)
         watch.lap(timing, "slots")
         self.link.send(thinker.context_tail(self.state, self.kv_layout))
-        self._sent.append(_Sent(kv["unit"], chosen[:, 0], chosen[:, 1:], timing))
-        self.state = {**self.state, "kv": advance(kv), "draft": thinker.draft(chosen)}
+        self._sent.append(_Sent(kv["unit"], language, timing))
+        self.state, self.units = {**self.state, "kv": advance(kv)}, [unit + 1 for unit in self.units]
         watch.lap(timing, "send")
 
     def collect(self) -> Answer:
@@ -141,9 +138,9 @@ class ThinkerSide:
             self._receive()
         sent, reply = self._replied.popleft()
         latents = {"audio": reply.audio, "video": reply.video}
-        audio, video, self.state = self.thinker.render(latents, self.state)
+        audio, video, self.state = self.thinker.render(latents, self.state, self._rows)
         self.watch.lap(sent.timing, "decode")
-        return Answer(*sent[:3], audio, video, sent.timing)
+        return Answer(sent.language, latents, audio, video, sent.timing)
 
     def _receive(self) -> None:
         """Take the next reply into the history."""
@@ -160,7 +157,8 @@ class PerformerSide:
 
     Args:
         state: of `Performer.start`, and what has become of it.
-        seeds: of the sessions' noise.
+        units: numbers of the rows' current units.
+        seeds: of the rows' noise.
         watch: the lane's stop-watch.
     """
 
@@ -169,25 +167,26 @@ class PerformerSide:
         performer: Performer,
         state: State,
         kv_layout: KVLayout,
-        seeds: list[int],
+        units: Sequence[int],
+        seeds: Sequence[int],
         num_steps: int,
         watch: StopWatch,
     ) -> None:
         self.performer, self.state, self.kv_layout = performer, state, kv_layout
-        self.seeds, self.num_steps, self.watch = seeds, num_steps, watch
+        self.units, self.seeds, self.num_steps, self.watch = list(units), seeds, num_steps, watch
 
     def reply(self, context_tail: Tensor) -> Reply:
         """Append context(k), solve y_k, commit it."""
         timing, performer, config = UnitTiming(0), self.performer, self.performer.streamer.config
-        self.state, self.kv_layout = make_room(self.state, self.kv_layout)
-        units = self.state["unit"].tolist()
-        noise = [response_noise(config, seed, unit) for seed, unit in zip(self.seeds, units, strict=True)]
-        noise = {name: torch.cat([n[name] for n in noise]).to(context_tail) for name in noise[0]}
+        self.state, self.kv_layout = make_room(self.state, self.kv_layout, self.units)
+        noises = [response_noise(config, seed, unit) for seed, unit in zip(self.seeds, self.units, strict=True)]
+        like = context_tail
+        noise = {name: to_device(torch.cat([n[name] for n in noises]), like.device, like.dtype) for name in noises[0]}
         geometry = performer.receive(context_tail, self.state, self.kv_layout)
         latents = performer.solve(noise, self.state, geometry, self.num_steps)
         self.watch.lap(timing, "solve")
         tail = performer.commit(latents, self.state, geometry)
-        self.state = advance(self.state)
+        self.state, self.units = advance(self.state), [unit + 1 for unit in self.units]
         self.watch.lap(timing, "commit")
         return Reply(latents["audio"], latents["video"], tail, timing.spans)
 
@@ -203,3 +202,10 @@ class InTurn:
 
     def receive(self) -> Reply:
         return self.performing.reply(self._tails.popleft())
+
+
+def to_device(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A tensor of the host on `device`, without waiting for it."""
+    if device.type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, dtype, non_blocking=True)

@@ -24,20 +24,20 @@ from causal_vae.training import adamw_with_cosine
 from streamer_core import (
     FlowMatchScheduler,
     KVLayout,
+    Latents,
     Reference,
     StreamerModel,
     StreamerOutput,
     UnitStreams,
-    advance,
+    WeightedMean,
+    generate_unit,
     init_kv_state,
-    read_tail,
     sample_logit_normal,
     streamer_loss,
 )
 from torch import Tensor
 
-from .performer import Latents, Performer
-from .training import DuplexBatch, DuplexTraining
+from .training import DuplexBatch, DuplexTraining, log_training, log_validation
 
 Velocity = Callable[[Latents, Tensor], Latents]
 
@@ -54,7 +54,7 @@ class Given(NamedTuple):
 
 @contextmanager
 def without_gradient() -> Iterator[None]:
-    """`torch.no_grad`, after which autocast forgets the weights that it cast without gradient."""
+    """`torch.no_grad`, after which autocast forgets the weights that it cast, without gradient in older torch."""
     with torch.no_grad():
         yield
     torch.clear_autocast_cache()
@@ -99,10 +99,9 @@ def in_parallel(predict_velocities: Callable[[Latents, Tensor], Latents]) -> Vel
     return velocity
 
 
-def valid_mean(error: Tensor, valid: Tensor) -> Tensor:
+def valid_mean(error: Tensor, valid: Tensor) -> WeightedMean:
     """The mean of `error` (B, N, K, tokens, dim) over units that count, `valid` (B, K)."""
-    per_unit = error.mean(dim=(1, 3, 4))
-    return (per_unit * valid).sum() / valid.sum().clamp(min=1)
+    return WeightedMean.of(error.mean(dim=(1, 3, 4)), valid)
 
 
 class Teacher:
@@ -202,18 +201,17 @@ class Distillation(lightning.LightningModule):
         h = self.teacher.stage2.hparams
         return {"audio": h.audio_weight, "video": 0.0 if batch.video_latents is None else h.video_weight}
 
-    def text_loss(self, logits: Tensor, clean: UnitStreams, batch: DuplexBatch) -> Tensor:
+    def text_loss(self, logits: Tensor, clean: UnitStreams, batch: DuplexBatch) -> WeightedMean:
         """Stage 2's cross-entropy of the agent's words."""
-        h, pad = self.teacher.stage2.hparams, self.streamer.config.pad_token_id
-        output = StreamerOutput(logits)
-        terms = streamer_loss(output, clean, pad_weight=h.pad_weight, pad_token_id=pad, valid=batch.valid)
-        return h.text_weight * terms["text"]
+        h, config = self.teacher.stage2.hparams, self.streamer.config
+        terms = streamer_loss(StreamerOutput(logits), clean, config=config, pad_weight=h.pad_weight, valid=batch.valid)
+        return terms["text"].scaled(h.text_weight)
 
-    def losses(self, batch: DuplexBatch) -> dict[str, Tensor]:
+    def losses(self, batch: DuplexBatch) -> dict[str, WeightedMean]:
         """The phase's losses on a batch with latents."""
         raise NotImplementedError
 
-    def language_loss(self, batch: DuplexBatch) -> Tensor:
+    def language_loss(self, batch: DuplexBatch) -> WeightedMean:
         """Stage 2's cross-entropy on a batch of language alone: what was learned there is not forgotten here."""
         clean = self.teacher.perceive(batch)
         offset = self.given(batch, clean).clock_offset
@@ -221,23 +219,16 @@ class Distillation(lightning.LightningModule):
         return self.text_loss(output.logits, clean, batch)
 
     def training_step(self, batch: DuplexBatch, batch_index: int) -> Tensor:
-        if batch.audio_latents is None:
-            terms, kind = {"text": self.language_loss(batch)}, "language"
-        else:
-            terms, kind = self.losses(batch), "media"
-        loss = torch.stack(list(terms.values())).sum()
-        self.log_dict({f"train/{kind}_{name}": term for name, term in terms.items()}, batch_size=len(batch.state))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.state))
-        return loss
+        terms = {"text": self.language_loss(batch)} if batch.audio_latents is None else self.losses(batch)
+        return log_training(self, batch, terms)
 
     def validation_step(self, batch: DuplexBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """RMS between endpoints of student and teacher from the same noise on the data's history, and the words."""
-        name = self.hparams.validation_names[dataloader_idx]
         terms = {"text": self.language_loss(batch)} if batch.audio_latents is None else self.gaps(batch, batch_index)
-        named = {f"val/{name}_{term}": value for term, value in terms.items()}
-        self.log_dict(named, batch_size=len(batch.state), add_dataloader_idx=False)
+        task = self.hparams.validation_names[dataloader_idx]
+        log_validation(self, {f"val/{task}_{name}": term for name, term in terms.items()})
 
-    def gaps(self, batch: DuplexBatch, seed: int) -> dict[str, Tensor]:
+    def gaps(self, batch: DuplexBatch, seed: int) -> dict[str, WeightedMean]:
         """The terms of a validation step on a batch with latents, from the noise of `seed`."""
         clean = self.teacher.perceive(batch)
         reference = batch.reference(self.streamer.config)
@@ -245,11 +236,11 @@ class Distillation(lightning.LightningModule):
         noise = self.noise(clean, 1, torch.Generator().manual_seed(seed))
         *_, expected = self.teacher.trajectory(noise, given)
         *_, reached = trajectory(self.student_velocity(given), noise, self.hparams.num_steps)
-        terms = {
-            f"{name}_gap": valid_mean((reached[name] - expected[name]).square(), batch.valid).sqrt()
-            for name, weight in self.weights(batch).items()
-            if weight
-        }
+        terms = {}
+        for name, weight in self.weights(batch).items():
+            if weight:
+                square = valid_mean((reached[name] - expected[name]).square(), batch.valid)
+                terms[f"{name}_gap"] = WeightedMean(square.mean().sqrt() * square.weight, square.weight)
         logits, _ = predict(self.streamer, noise, torch.ones(noise["audio"].shape[:3], device=self.device), given)
         return terms | {"text": self.text_loss(logits, clean, batch)}
 
@@ -260,7 +251,7 @@ class TrajectoryDistillation(Distillation):
     The student starts each step where it really is: at noise, then at its own Euler points.
     """
 
-    def losses(self, batch: DuplexBatch) -> dict[str, Tensor]:
+    def losses(self, batch: DuplexBatch) -> dict[str, WeightedMean]:
         h, clean = self.hparams, self.teacher.perceive(batch)
         seen = replace(self.teacher.stage2.history(clean), state=clean.state, agent_text=clean.agent_text)
         given, noise = self.given(batch, seen), self.noise(clean, h.num_copies)
@@ -275,7 +266,7 @@ class TrajectoryDistillation(Distillation):
         reached = FlowMatchScheduler.euler_step(noisy, velocities, 1 / h.num_steps, 0.0)
         terms = {
             # A step covers 1 / num_steps of the way: scaled to the error of a whole one.
-            name: weight * h.num_steps**2 * valid_mean((reached[name] - target[name]).square(), batch.valid)
+            name: valid_mean((reached[name] - target[name]).square(), batch.valid).scaled(weight * h.num_steps**2)
             for name, weight in self.weights(batch).items()
         }
         return terms | {"text": self.text_loss(logits, clean, batch)}
@@ -307,37 +298,33 @@ class RecordingSolver:
 
 @torch.no_grad()
 def roll_out(streamer: StreamerModel, given: Given, noise: Latents, num_steps: int) -> Rollout:
-    """Answer unit by unit on the own history, by the performer and in float32, as it is served.
+    """Answer unit by unit on the own history and in float32, by the passes that serve.
 
     Args:
         given: of its history, the user's streams and the agent's words are taken, the latents are not.
         noise: of one copy (B, 1, K, tokens, dim).
     """
-    layout, told = streamer.layout, given.history
+    told = given.history
     batch, num_units = told.state.shape
     prompt = given.prompt_ids, given.reference
     kv_layout = KVLayout.for_policy(streamer.config, streamer.embed_prompt(*prompt).shape[1], num_units)
     solver = RecordingSolver()
-    performer = Performer(streamer, solver)
     with torch.autocast(told.state.device.type, enabled=False):
         state = init_kv_state(kv_layout, batch, told.state.device)
         state = streamer.prefill(given.prompt_ids, state, kv_layout, given.reference)
         # The sink is full, so a longer prompt only moves the clock.
         state = {**state, "prompt_length": state["prompt_length"] + given.clock_offset}
         user = streamer.embed_user(told.user_text, told.user_audio, told.user_video)
-        words = streamer.embed_language(torch.cat([told.state[..., None], told.agent_text], -1), layout.language)
-        context = torch.cat([user, words], dim=2)
+        words = torch.cat([told.state[..., None], told.agent_text], -1)
         for unit in range(num_units):
-            streamer.step(context[:, unit], state, streamer.geometry(state, kv_layout, layout.context))
-            tail = read_tail(state, kv_layout.slots(state["unit"], layout.context))
             start = {name: z[:, 0, unit] for name, z in noise.items()}
-            geometry = performer.receive(tail, state, kv_layout)
-            performer.commit(performer.solve(start, state, geometry, num_steps), state, geometry)
-            state = advance(state)
+            _, state = generate_unit(
+                streamer, solver, user[:, unit], start, state, kv_layout, num_steps, told=words[:, unit]
+            )
     return solver.rollout()
 
 
-def matching_loss(samples: Tensor, real: Tensor, fake: Tensor, valid: Tensor) -> Tensor:
+def matching_loss(samples: Tensor, real: Tensor, fake: Tensor, valid: Tensor) -> WeightedMean:
     """A loss whose gradient moves `samples` along the difference of scores (DMD, Yin et al. 2023, eq. 7 and 8).
 
     Args:
@@ -348,7 +335,7 @@ def matching_loss(samples: Tensor, real: Tensor, fake: Tensor, valid: Tensor) ->
     with torch.no_grad():
         scale = (samples - real).abs().mean(dim=(-2, -1), keepdim=True).clamp(min=1e-3)
         target = samples - ((fake - real) / scale).mean(dim=1, keepdim=True)
-    return 0.5 * valid_mean((samples - target).square(), valid)
+    return valid_mean((samples - target).square(), valid).scaled(0.5)
 
 
 class SelfForcing(Distillation):
@@ -371,7 +358,7 @@ class SelfForcing(Distillation):
         self.fake = deepcopy(stage2.streamer).requires_grad_(True)
         self.save_hyperparameters(ignore=["student", "stage2"])
 
-    def losses(self, batch: DuplexBatch) -> dict[str, Tensor]:
+    def losses(self, batch: DuplexBatch) -> dict[str, WeightedMean]:
         h, clean = self.hparams, self.teacher.perceive(batch)
         given, rows = self.given(batch, clean), torch.arange(len(batch.state), device=self.device)
         rollout = roll_out(self.streamer, given, self.noise(clean, 1), h.num_steps)
@@ -384,7 +371,7 @@ class SelfForcing(Distillation):
         terms = self.match(clean_samples(noisy, velocities, sigma), given, batch)
         return terms | {"text": self.text_loss(logits, clean, batch)}
 
-    def match(self, samples: Latents, given: Given, batch: DuplexBatch) -> dict[str, Tensor]:
+    def match(self, samples: Latents, given: Given, batch: DuplexBatch) -> dict[str, WeightedMean]:
         """Losses of student and fake score on samples (B, 1, K, tokens, dim) that were made from `given`."""
         num_copies, noise = self.hparams.num_copies, self.noise(given.history, self.hparams.num_copies)
         sigma = sample_logit_normal((len(batch.state), num_copies, batch.state.shape[1])).to(self.device)
@@ -396,7 +383,7 @@ class SelfForcing(Distillation):
         for name, weight in self.weights(batch).items():
             matched = matching_loss(samples[name], real[name], fake[name].detach(), batch.valid)
             learned = valid_mean((fake[name] - made[name]).square(), batch.valid)
-            terms |= {name: weight * matched, f"fake_{name}": weight * learned}
+            terms |= {name: matched.scaled(weight), f"fake_{name}": learned.scaled(weight)}
         return terms
 
     def configure_optimizers(self) -> dict:

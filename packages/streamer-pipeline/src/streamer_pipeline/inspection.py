@@ -28,10 +28,11 @@ def describe_latency(pipeline: StreamerPipeline) -> Description:
     config, layout = pipeline.streamer.config, pipeline.streamer.layout
     steps, delay = pipeline.config.num_inference_steps, config.response_delay
     counts = ", ".join(f"{name} {count}" for name, count in layout.counts.items())
-    passes = 1 + layout.num_language_slots + steps + 1
+    slots, least = layout.num_language_slots, 1 + steps + 1
     rows = [
         ["tokens per unit", f"{layout.num_tokens} ({counts})"],
-        ["passes per unit", f"{passes} = 1 user + {layout.num_language_slots} language + {steps} solver + 1 commit"],
+        ["passes per unit", f"{least} = 1 context + {steps} solver + 1 commit, its language as drafted"],
+        ["where words begin", f"up to {least + slots}: at most {slots} more over the language; on a GPU always"],
         ["commit_delay", f"{config.commit_delay} ({'overlapping' if config.commit_delay else 'in turn'})"],
         ["response plays", f"{delay * UNIT_MS} ms after its user unit begins (response_delay {delay})"],
         ["event to output", f"{(delay - 1) * UNIT_MS} to {delay * UNIT_MS} ms by its place in the unit, and computing"],

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UnitBuffer, UserUnit
+from .units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UnitBuffer, UserUnit, to_media
 
 _SAMPLES_PER_FRAME = SAMPLES_PER_UNIT // FRAMES_PER_UNIT
 _PATIENCE_FRAMES = 2  # 80 ms: how far a camera that is there may be behind the sound
@@ -53,20 +53,25 @@ class LiveIntake:
         return len(self._waiting)
 
     def push_audio(self, samples: Tensor) -> None:
-        """samples: (1, T) float32 at 24 kHz in [-1, 1], any T."""
-        for piece in samples.split(_PUSH_FRAMES * _SAMPLES_PER_FRAME, dim=1) if samples.ndim == 2 else [samples]:
+        """samples: (1, T) float32 at 24 kHz in [-1, 1], any T. What is refused changes nothing."""
+        for piece in to_media("samples", samples, (1, None)).split(_PUSH_FRAMES * _SAMPLES_PER_FRAME, dim=1):
             self._buffer.push_audio(piece)
             if piece.shape[1]:
                 self._frames_since_sound = 0
             self._form_units()
 
     def push_video(self, frames: Tensor) -> None:
-        """frames: (3, T, H, W) float32 RGB at 25 fps in [-1, 1], any T."""
-        for piece in frames.split(1, dim=1) if frames.ndim == 4 else [frames]:
-            self._push_frame(piece)
+        """frames: (3, T, H, W) float32 RGB at 25 fps in [-1, 1], any T. What is refused changes nothing."""
+        for frame in to_media("frames", frames, (3, None, self._buffer.height, self._buffer.width)).split(1, dim=1):
+            self._push_frame(frame)
 
     def push_text(self, text: str) -> None:
         self._buffer.push_text(text)
+
+    @property
+    def waiting_text(self) -> str:
+        """What was typed and is in no unit that was taken."""
+        return " ".join([*(unit.text for unit in self._waiting if unit.text), self._buffer.waiting_text])
 
     def take(self) -> UserUnit | None:
         """The oldest waiting unit, or None."""

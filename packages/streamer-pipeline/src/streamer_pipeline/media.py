@@ -25,6 +25,7 @@ from av.stream import Disposition, Stream
 from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 
+from .containers import RecordingError, open_recording
 from .units import (
     FRAME_RATE,
     FRAMES_PER_UNIT,
@@ -38,6 +39,7 @@ from .units import (
     UserUnit,
 )
 
+_LARGEST_CELL = 4  # pixels that share a colour, along one side (yuv410p)
 _TRACK_NAMES = {"audio": "sound", "video": "picture"}
 # Degrees counterclockwise by which a player has to turn the frames -> filters (phones film with a turned sensor).
 _TURNS = {
@@ -46,10 +48,6 @@ _TURNS = {
     180: [("hflip", ""), ("vflip", "")],
     -180: [("hflip", ""), ("vflip", "")],
 }
-
-
-class RecordingError(ValueError):
-    """A path that is no recording: the message names the file, what is wrong with it and what would be right."""
 
 
 @dataclass
@@ -70,10 +68,14 @@ class RecordingReader:
     silence or black; `notes` says in words what was missing or damaged (damage inside a track shows while iterating).
     The file is streamed, a few frames at a time, and can be iterated again.
 
-    Raises RecordingError (a ValueError) for a path that holds neither sound nor picture that can be decoded.
+    Raises RecordingError (a ValueError) for a path that holds neither sound nor picture that can be decoded; while it
+    is iterated, for media that cannot be brought onto the clock.
     """
 
     def __init__(self, path: str | Path, height: int = HEIGHT, width: int = WIDTH) -> None:
+        for name, size in (("height", height), ("width", width)):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is a whole number of pixels, at least 1; got {size!r}")
         self.path, self.height, self.width = Path(path), height, width
         self.notes: list[str] = []
         self._tracks = self._scan()
@@ -83,6 +85,14 @@ class RecordingReader:
         self.num_units = max(1, math.ceil((duration * 1000 - 1) / UNIT_MS))
 
     def __iter__(self) -> Iterator[UserUnit]:
+        try:
+            yield from self._units()
+        except FFmpegError as error:
+            raise RecordingError(
+                f"{self.path} holds sound or picture that cannot be read ({error.strerror}): convert it to .mp4 first"
+            ) from error
+
+    def _units(self) -> Iterator[UserUnit]:
         # Each side reads the file by itself and only as far as this unit needs, so memory stays bounded
         # however badly (or not at all) the file interleaves its tracks.
         buffer = UnitBuffer(self.height, self.width)
@@ -102,7 +112,7 @@ class RecordingReader:
         """The tracks that can be decoded. One pass over the packets, for headers lie too often about durations;
         no more than a first frame of each track is decoded."""
         tracks: dict[str, _Track] = {}
-        with self._open() as container:
+        with open_recording(self.path) as container:
             streams = {kind: stream for kind in _TRACK_NAMES if (stream := _best_stream(container, kind)) is not None}
             ends = dict.fromkeys(streams, Fraction(0))
             for packet in _packets(container, list(streams.values())) if streams else ():
@@ -130,26 +140,9 @@ class RecordingReader:
             self._note(f"the file ends early: it announces {announced:.1f} s, {end:.1f} s are there")
         return tracks
 
-    def _open(self) -> InputContainer:
-        right = "give a media file with sound, picture or both, for example .mp4, .webm, .mov or .wav"
-        if not self.path.exists():
-            raise RecordingError(f"{self.path} does not exist; {right}")
-        if self.path.is_dir():
-            raise RecordingError(f"{self.path} is a directory; {right}")
-        if self.path.is_file() and self.path.stat().st_size == 0:
-            raise RecordingError(f"{self.path} is empty (0 bytes); {right}")
-        try:
-            container = av.open(str(self.path), metadata_errors="replace")
-        except FFmpegError as error:
-            raise RecordingError(f"{self.path} cannot be read as media ({error.strerror}); {right}") from error
-        if container.format.name == "tty":  # FFmpeg would render any .txt as a film of a terminal
-            container.close()
-            raise RecordingError(f"{self.path} is a text file; {right}")
-        return container
-
     def _frames(self, kind: str) -> Iterator[AudioFrame | VideoFrame]:
         """Decoded frames of a track, with pts counted from the start of the recording; damaged packets are skipped."""
-        with self._open() as container:
+        with open_recording(self.path) as container:
             stream = container.streams[self._tracks[kind].index]
             expected = self._start  # of the next frame, for streams without timestamps
             for packet in _packets(container, [stream]):
@@ -203,7 +196,11 @@ class RecordingWriter:
         self.num_units = 0
         if not self.path.parent.is_dir():
             raise ValueError(f"cannot write {path}: give a path in a directory that exists")
-        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        try:
+            open(path, "ab").close()  # FFmpeg would say so at the first unit only
+        except OSError as error:
+            raise OSError(f"cannot write {path}: {error.strerror}") from error
+        self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
         # No B-frames: picture k is then packet k, and the track starts at 0 without an edit list.
         options = {"crf": "18", "preset": "veryfast", "bf": "0", "g": str(FRAME_RATE)}
         self._video = self._container.add_stream("libx264", rate=FRAME_RATE, options=options)
@@ -363,11 +360,13 @@ def _shape_graph(frame: VideoFrame, aspect: Fraction, height: int, width: int) -
         source_width, source_height, aspect = source_height, source_width, 1 / aspect
     crop_width = min(source_width, max(1, round(source_height * width / height / aspect)))
     crop_height = min(source_height, max(1, round(source_width * aspect * height / width)))
+    # Else the filter cuts to whole cells of the colour planes, and of a picture smaller than one to nothing.
+    exact = int(min(crop_width, crop_height) < _LARGEST_CELL)
     source = f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base={frame.time_base}"
     return _graph(
         ("buffer", f"{source}:colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"),
         *_TURNS.get(frame.rotation, []),
-        ("crop", f"{crop_width}:{crop_height}"),
+        ("crop", f"{crop_width}:{crop_height}:exact={exact}"),
         ("scale", f"{width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int"),
         ("format", "rgb24"),
         ("buffersink", ""),

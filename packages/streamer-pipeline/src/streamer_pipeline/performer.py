@@ -6,20 +6,24 @@ whose K/V is exact because its history is exactly context <= k and responses < k
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from causal_vae import State
-from streamer_core import Geometry, KVLayout, StreamerModel, append_tail, read_tail, start_history
+from streamer_core import (
+    Geometry,
+    KVLayout,
+    Latents,
+    Solver,
+    StreamerModel,
+    append_tail,
+    as_solver,
+    commit_response,
+    read_tail,
+    response_velocity,
+    start_history,
+)
 from torch import Tensor
-
-Latents = dict[str, Tensor]
-
-
-class Solver(Protocol):
-    """Anything that integrates a velocity field from noise to clean latents, `FlowMatchScheduler` for one."""
-
-    def solve(self, velocity, noise: Latents, num_steps: int) -> Latents: ...
 
 
 class Performer:
@@ -28,10 +32,10 @@ class Performer:
     stages = ("receive", "velocity", "commit")
 
     def __init__(self, streamer: StreamerModel, solver: Solver) -> None:
-        self.streamer, self.layout, self.solver = streamer, streamer.layout, solver
+        self.streamer, self.layout, self.solver = streamer, streamer.layout, as_solver(solver)
 
     def compile(self, **options: Any) -> None:
-        """Compile each stage as one graph with `torch.compile`'s options. Shapes are static: one per session size."""
+        """Compile each stage as one graph with `torch.compile`'s options. Shapes are static: one per batch size."""
         for name in self.stages:
             setattr(self, name, torch.compile(getattr(self, name), fullgraph=True, dynamic=False, **options))
 
@@ -46,22 +50,13 @@ class Performer:
 
     def solve(self, noise: Latents, state: State, geometry: Geometry, num_steps: int) -> Latents:
         """Noise {"audio": (B, tokens, dim), "video": ...} -> clean latents alike."""
-
-        def velocity(latents: Latents, sigma: Tensor) -> Latents:
-            return self.velocity(latents, sigma, state, geometry)
-
-        return self.solver.solve(velocity, noise, num_steps)
+        return self.solver.solve(lambda z, sigma: self.velocity(z, sigma, state, geometry), noise, num_steps)
 
     def velocity(self, latents: Latents, sigma: Tensor, state: State, geometry: Geometry) -> Latents:
         """One pass over the noisy latents of this unit at noise level sigma (B,): their velocities."""
-        embedded = self.streamer.embed_response(latents["audio"], latents["video"], sigma)
-        hidden = self.streamer.step(embedded, state, geometry)
-        velocities = self.streamer.velocities(hidden, latents["audio"], latents["video"], sigma)
-        return dict(zip(("audio", "video"), velocities, strict=True))
+        return response_velocity(self.streamer, latents, sigma, state, geometry)
 
     def commit(self, latents: Latents, state: State, geometry: Geometry) -> Tensor:
-        """One clean pass (sigma = 0) over y_k; its K/V is history from now on, and the tail goes to the thinker."""
-        sigma = latents["audio"].new_zeros(state["unit"].shape[0])
-        embedded = self.streamer.embed_response(latents["audio"], latents["video"], sigma)
-        self.streamer.step(embedded, state, geometry)
+        """One clean pass over y_k; its K/V is history from now on, and the tail goes to the thinker."""
+        commit_response(self.streamer, latents, state, geometry)
         return read_tail(state, geometry.slots)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .intake import LiveIntake
 from .playout import Playout
-from .session import SessionOptions
+from .session import MAX_PENDING_TEXT, SessionOptions
 from .units import UNIT_MS, AgentUnit, UserUnit
 
 _UNIT_SECONDS = UNIT_MS / 1000
@@ -147,7 +147,11 @@ class RealTimeSession:
             self._changed.notify_all()
 
     def push_text(self, text: str) -> None:
+        """What the user typed. ValueError if too many words wait already: nothing of it is taken."""
+        check = getattr(self.session, "check_text", None)
         with self._changed:
+            if check is not None:  # half, so that what is on its way into a step never makes that too long
+                check(f"{self._intake.waiting_text} {text}", MAX_PENDING_TEXT // 2)
             self._intake.push_text(text)
 
     # ---- the agent's side ----

@@ -6,48 +6,89 @@ Randomness is a function of (seed, unit), so a session's noise needs no generato
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+import math
+import operator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from causal_vae import (
-    State,
-    clone_state,
-    flatten_state,
-    index_state,
-    stack_states,
-    state_nbytes,
-    unflatten_state,
-)
+from causal_vae import State, clone_state, flatten_state, state_nbytes, unflatten_state
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from streamer_core import KVLayout, grow
+from streamer_core import KVLayout
+from torch import Tensor
 
-from .cycle import Answer, InTurn, PerformerSide, ThinkerSide, UserInput, language_noise
-from .ledger import LatencyLedger, StopWatch, UnitTiming
-from .units import FRAMES_PER_UNIT, AgentUnit, UserUnit
+from .batch import SessionBatch
+from .ledger import LatencyLedger
+from .noise import SEEDS, language_noise
+from .units import FRAMES_PER_UNIT, HEIGHT, WIDTH, AgentUnit, UserUnit, check_text
 
 if TYPE_CHECKING:
     from .pipeline import StreamerPipeline
 
 _FORMAT = "wan-streamer-session-2"
+# Typed tokens that may wait for their slots: what was typed longer ago than some 40 s makes no sense any more.
+MAX_PENDING_TEXT = 256
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """What a session was opened with.
+    """What a session was opened with: every way in goes through this record, which checks each field once.
 
-    seed: of all its noise. num_steps: solver steps per unit. temperature: of language sampling, 0 takes the most
-    likely token. height, width: of the user's picture. prompt: the system text.
+    prompt: the system text. seed: of all its noise, a whole number of 64 bits. num_steps: solver steps per unit, at
+    least 1. temperature: of language sampling, finite and at least 0, which takes the most likely token. height, width:
+    of the user's picture in pixels, at least 1. capacity_units: first size of a full history, at least 1.
+
+    Raises:
+        TypeError, ValueError: a field has another type or lies outside its range.
     """
 
     prompt: str
-    seed: int
-    num_steps: int
-    temperature: float
-    height: int
-    width: int
+    seed: int = 0
+    num_steps: int = 4
+    temperature: float = 0.0
+    height: int = HEIGHT
+    width: int = WIDTH
+    capacity_units: int = 64
+
+    def __post_init__(self) -> None:
+        check_text("prompt", self.prompt)
+        for name in ("seed", "num_steps", "height", "width", "capacity_units"):
+            object.__setattr__(self, name, _whole_number(name, getattr(self, name)))
+        if self.seed not in SEEDS:
+            raise ValueError(f"seed is a whole number from -2**63 to 2**63 - 1; got {self.seed}")
+        for name in ("num_steps", "height", "width", "capacity_units"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1; got {getattr(self, name)}")
+        temperature = self.temperature
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+            raise TypeError(f"temperature is a number; got {temperature!r}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature is finite and at least 0; got {temperature}")
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> SessionOptions:
+        """From a saved file's record.
+
+        Raises:
+            TypeError, ValueError: as the class, or a field is unknown or missing.
+        """
+        if not isinstance(record, dict):
+            raise TypeError(f"options are a record of names and values; got {type(record).__name__}")
+        unknown = sorted(record.keys() - {field.name for field in fields(cls)})
+        if unknown or "prompt" not in record:
+            raise ValueError(f"options have {'the unknown ' + ', '.join(unknown) if unknown else 'no prompt'}")
+        return cls(**record)
+
+
+def _whole_number(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} is a whole number; got {value}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is a whole number; got {value!r}") from None
 
 
 class StreamerSession:
@@ -55,6 +96,8 @@ class StreamerSession:
 
     session = pipeline.open_session(seed=0)
     agent_unit = session.step(user_unit)      # 160 ms in, 160 ms out
+
+    Its state has a place in a `SessionBatch`: one of its own, or one that it joined.
     """
 
     def __init__(
@@ -64,51 +107,92 @@ class StreamerSession:
         kv_layout: KVLayout,
         state: State,
         pending_text: list[int] | None = None,
+        num_units: int = 0,
     ) -> None:
-        self.pipeline, self.options, self.kv_layout, self.state = pipeline, options, kv_layout, state
+        self.pipeline, self.options, self.num_units = pipeline, options, num_units
         self.pending_text = pending_text or []  # typed tokens that did not fit into the slots so far
         self.ledger = LatencyLedger()
+        self._batch: SessionBatch | None = SessionBatch(pipeline, options, kv_layout, state)
+        self._batch.places[0] = self
 
     @property
-    def num_units(self) -> int:
-        """Units that this session has lived."""
-        return int(self.state["thinker"]["kv"]["unit"][0])
+    def batch(self) -> SessionBatch:
+        """Where this session has its place.
+
+        Raises:
+            RuntimeError: its state was handed over to a `SplitSession`.
+        """
+        if self._batch is None:
+            raise RuntimeError("this session's state was handed over when it was split; use the SplitSession")
+        return self._batch
+
+    def move_to(self, batch: SessionBatch | None) -> None:
+        """Say where the session has its place from now on; `SessionBatch` does the moving."""
+        self._batch = batch
+
+    @property
+    def kv_layout(self) -> KVLayout:
+        """Where the history's slots are."""
+        return self.batch.kv_layout
+
+    @property
+    def state(self) -> State:
+        """Everything the conversation remembers, (1, ...) each: views of its place, as they are now."""
+        return self.batch.row(self)
 
     def step(self, unit: UserUnit) -> AgentUnit:
         """Take in u_k and answer with y_k, which plays `config.response_delay` units after u_k on the wall clock.
 
+        A step that raises has consumed nothing: the session is as it was. Two threads that step one session wait for
+        each other.
+
         Raises:
-            ValueError: the unit's picture has another size than this session was opened for; nothing has changed.
+            TypeError: `unit` is no UserUnit.
+            ValueError: the unit's picture has another size than this session was opened for, or too many typed words
+                wait.
         """
-        return step_sessions([self], [unit])[0]
+        return self.batch.step({self: unit})[self]
 
     def nbytes(self) -> int:
         """Bytes that this session holds."""
         return state_nbytes(self.state)
 
+    @torch.inference_mode()
     def fork(self) -> StreamerSession:
         """A second session that continues independently from the same past."""
-        return StreamerSession(
-            self.pipeline, self.options, self.kv_layout, clone_state(self.state), list(self.pending_text)
-        )
+        state, pending = clone_state(self.state), list(self.pending_text)
+        return StreamerSession(self.pipeline, self.options, self.kv_layout, state, pending, self.num_units)
 
     def save(self, path: str | Path) -> None:
         """Write the whole session to one safetensors file.
 
         `load` continues bit for bit, also in another process, with as many threads on the same kind of processor.
+
+        Raises:
+            OSError: the file cannot be written; an older one of that name is as it was.
         """
-        geometry = {
-            name: getattr(self.kv_layout, name) for name in ("prompt_capacity", "context_units", "response_units")
-        }
+        path = Path(path)
+        names = "prompt_capacity", "context_units", "response_units"
         header = {
             "options": asdict(self.options),
-            "kv": geometry,
+            "kv": dict(zip(names, self.kv_layout.sizes, strict=True)),
             "pending_text": self.pending_text,
             "parts": list(self.state["thinker"]),
             "streamer": self.pipeline.streamer.config.to_diff_dict(),
         }
+        if not path.parent.is_dir():
+            raise OSError(f"{path.parent} is not a folder: make it before a session is saved there")
+        if path.is_dir():
+            raise OSError(f"{path} is a folder; a session is saved to a file")
         leaves = {name: leaf.contiguous() for name, leaf in flatten_state(self.state).items()}
-        save_file(leaves, path, metadata={"format": _FORMAT, "session": json.dumps(header, default=str)})
+        written = path.with_name(f".{path.name}.part")
+        try:
+            save_file(leaves, written, metadata={"format": _FORMAT, "session": json.dumps(header, default=str)})
+            written.replace(path)
+        except (SafetensorError, OSError) as error:
+            raise OSError(f"the session cannot be written to {path}: {error}") from error
+        finally:
+            written.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path, pipeline: StreamerPipeline) -> StreamerSession:
@@ -118,130 +202,93 @@ class StreamerSession:
             ValueError: the file is damaged, is not a session, or was made with another Transformer configuration.
         """
         try:
-            with safe_open(path, "pt", device=str(pipeline.device)) as file:
+            with safe_open(path, "pt", device=str(pipeline.streamer.device)) as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise ValueError(f"{path} is not a saved session of this version (format {metadata.get('format')})")
                 leaves = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (a copy: aligned)
-        except (SafetensorError, FileNotFoundError) as error:
+        except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} cannot be read as a saved session: {error}") from error
-        header = json.loads(metadata["session"])
-        ours = json.loads(json.dumps(pipeline.streamer.config.to_diff_dict(), default=str))
-        differing = [name for name in ours | header["streamer"] if ours.get(name) != header["streamer"].get(name)]
-        differing = [
-            name
-            for name in differing
-            if name not in ("_name_or_path", "transformers_version", "dtype", "architectures")
-        ]
-        if differing:
-            raise ValueError(
-                f"{path} was saved with another checkpoint; its Transformer differs in {', '.join(differing)}"
-            )
-        kv_layout = KVLayout(pipeline.streamer.layout, **header["kv"])
-        options = SessionOptions(**header["options"])
-        state = unflatten_state(leaves)
-        # A part without memory has no leaf in the file.
-        state["thinker"] = {name: {} for name in header["parts"]} | state["thinker"]
-        return cls(pipeline, options, kv_layout, state, header["pending_text"])
+        try:
+            header = json.loads(metadata["session"])
+            _check_same_streamer(header["streamer"], pipeline)
+            kv_layout = KVLayout(pipeline.streamer.layout, **header["kv"])
+            options = SessionOptions.of(header["options"])
+            state = unflatten_state(leaves)
+            # A part without memory has no leaf in the file.
+            state["thinker"] = {name: {} for name in header["parts"]} | state["thinker"]
+            pending_text = [_whole_number("pending_text", token) for token in header["pending_text"]]
+            _check_state(state, pipeline, options, kv_layout)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path} cannot be continued here: {reason}") from error
+        return cls(pipeline, options, kv_layout, state, pending_text, int(state["performer"]["unit"][0]))
 
-    def take_text(self, text: str | None) -> list[int]:
-        """Token ids for this unit's user text slots, padded; what does not fit waits for the next units."""
-        c = self.pipeline.streamer.config
-        if text:
-            self.pending_text += self.pipeline.tokenizer.encode_words(text)
-        slots, self.pending_text = self.pending_text[: c.user_text_slots], self.pending_text[c.user_text_slots :]
-        return slots + [c.pad_token_id] * (c.user_text_slots - len(slots))
-
-    def user_input(self, unit: UserUnit) -> UserInput:
-        """A unit as the thinker takes it in, a batch of one."""
-        config, device, o = self.pipeline.streamer.config, self.pipeline.device, self.options
-        text_ids = torch.tensor([self.take_text(unit.text)], device=device, dtype=torch.int64)
-        gumbel = None
-        if o.temperature > 0:
-            gumbel = o.temperature * language_noise(config, o.seed, self.num_units).to(device)
-        return UserInput(text_ids, unit.audio[None].to(device), unit.video[None].to(device), gumbel)
+    # ---- what a batch asks of each of its sessions ----
 
     def check(self, unit: UserUnit) -> None:
-        """Raise ValueError unless the unit's picture has the size that this session was opened for."""
+        """Raise unless `unit` is one that this session can take."""
+        if not isinstance(unit, UserUnit):
+            raise TypeError(f"a session is stepped with a UserUnit; got {type(unit).__name__}")
         expected = (3, FRAMES_PER_UNIT, self.options.height, self.options.width)
         if tuple(unit.video.shape) != expected:
             raise ValueError(f"this session was opened for video of shape {expected}; got {tuple(unit.video.shape)}")
 
-    def agent_unit(self, answer: Answer, row: int = 0) -> AgentUnit:
-        """One row of the cycle's answer as a unit. Its latency is complete only when the ledger has it."""
-        config, tokenizer = self.pipeline.streamer.config, self.pipeline.tokenizer
-        name = config.state_names[config.state_token_ids.index(int(answer.state_ids[row]))]
-        words = (token for token in answer.text_ids[row].tolist() if token != config.pad_token_id)
-        text, index = tokenizer.decode_slots(words), int(answer.unit[row])
-        return AgentUnit(answer.audio[row].float().cpu(), answer.video[row].float().cpu(), text, name, index)
+    def take_text(self, text: str | None) -> tuple[list[int], list[int]]:
+        """Token ids of the next unit's user text slots, padded, and what then still waits. Changes nothing.
+
+        Raises:
+            ValueError: too many would wait.
+        """
+        c = self.pipeline.streamer.config
+        tokens = self.pending_text + (self.check_text(text) if text else [])
+        slots, rest = tokens[: c.user_text_slots], tokens[c.user_text_slots :]
+        return slots + [c.pad_token_id] * (c.user_text_slots - len(slots)), rest
+
+    def check_text(self, text: str, limit: int = MAX_PENDING_TEXT) -> list[int]:
+        """Token ids of what a user types.
+
+        Raises:
+            ValueError: with those that wait already they are more than `limit`.
+        """
+        tokens = self.pipeline.tokenizer.encode_words(text)
+        if (total := len(self.pending_text) + len(tokens)) > limit:
+            slots = self.pipeline.streamer.config.user_text_slots
+            raise ValueError(
+                f"{total} typed tokens would wait, at {slots} a unit of 160 ms; at most {limit} may: type less, or "
+                f"later; nothing of this text was taken"
+            )
+        return tokens
+
+    def language_noise(self) -> Tensor | None:
+        """Scaled Gumbel noise of this unit (1 + S, V); None where the most likely token is taken."""
+        o = self.options
+        if o.temperature == 0:
+            return None
+        return o.temperature * language_noise(self.pipeline.streamer.config, o.seed, self.num_units)[0]
 
 
-@torch.inference_mode()
-def step_sessions(sessions: list[StreamerSession], units: list[UserUnit]) -> list[AgentUnit]:
-    """One unit for each of several sessions of one pipeline, computed as one batch; each gets what it would get alone.
-
-    Raises:
-        ValueError: the sessions differ in pipeline, solver steps or picture size, or a unit does not fit its session.
-    """
-    watch, timing = StopWatch(), UnitTiming(sessions[0].num_units)
-    _check_batch(sessions, units)
-    _align_rings(sessions)
-    first = sessions[0]
-    states = [session.state for session in sessions]
-    state = states[0] if len(states) == 1 else stack_states(states)
-    user = _stack_inputs([session.user_input(unit) for session, unit in zip(sessions, units, strict=True)])
-    seeds = [session.options.seed for session in sessions]
-    performing = PerformerSide(
-        first.pipeline.performer, state["performer"], first.kv_layout, seeds, first.options.num_steps, watch
-    )
-    thinking = ThinkerSide(first.pipeline.thinker, state["thinker"], first.kv_layout, InTurn(performing), watch)
-    thinking.submit(user, timing)
-    answer = thinking.collect()
-    state = {"thinker": thinking.state, "performer": performing.state}
-    answers = []
-    for row, session in enumerate(sessions):
-        answers.append(session.agent_unit(answer, row))
-        session.state, session.kv_layout = (
-            (state if len(sessions) == 1 else index_state(state, row)),
-            thinking.kv_layout,
-        )
-    watch.lap(timing, "emit")
-    for session, unit in zip(sessions, answers, strict=True):
-        session.ledger.add(replace(timing, index=unit.index))
-    return [replace(unit, latency=timing.durations) for unit in answers]
+_OF_NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "architectures")
 
 
-def _stack_inputs(inputs: list[UserInput]) -> UserInput:
-    """Batches of one as one batch. Who does not sample adds nothing to the logits."""
-    text_ids, audio, video, gumbels = zip(*inputs, strict=True)
-    drawn = next((gumbel for gumbel in gumbels if gumbel is not None), None)
-    if drawn is not None:
-        drawn = torch.cat([torch.zeros_like(drawn) if gumbel is None else gumbel for gumbel in gumbels])
-    return UserInput(torch.cat(text_ids), torch.cat(audio), torch.cat(video), drawn)
+def _check_same_streamer(saved: dict[str, Any], pipeline: StreamerPipeline) -> None:
+    ours = json.loads(json.dumps(pipeline.streamer.config.to_diff_dict(), default=str))
+    differing = [name for name in ours | saved if ours.get(name) != saved.get(name) and name not in _OF_NO_MATTER]
+    if differing:
+        raise ValueError(f"it was saved with another checkpoint; its Transformer differs in {', '.join(differing)}")
 
 
-def _check_batch(sessions: list[StreamerSession], units: list[UserUnit]) -> None:
-    first = sessions[0]
-    for session, unit in zip(sessions, units, strict=True):
-        session.check(unit)
-        if session.pipeline is not first.pipeline:
-            raise ValueError("sessions of different pipelines cannot share a batch")
-        o = session.options
-        if (o.num_steps, o.height, o.width) != (first.options.num_steps, first.options.height, first.options.width):
-            raise ValueError("sessions of one batch need the same num_steps and the same picture size")
-    if len({id(session) for session in sessions}) != len(sessions):
-        raise ValueError("a session can take one unit at a time; it appears twice in this batch")
-
-
-def _align_rings(sessions: list[StreamerSession]) -> None:
-    """Bring full histories of different ages to one size, so that they stack; windowed ones have it already."""
-    largest = max((session.kv_layout for session in sessions), key=lambda kv_layout: kv_layout.num_slots)
-    for session in sessions:
-        if session.kv_layout == largest:
-            continue
-        thinker = session.state["thinker"]
-        rings = largest.context_units, largest.response_units
-        kv, _ = grow(thinker["kv"], session.kv_layout, *rings)
-        performer, _ = grow(session.state["performer"], session.kv_layout, *rings)
-        session.state = {"thinker": {**thinker, "kv": kv}, "performer": performer}
-        session.kv_layout = replace(largest)
+def _check_state(state: State, pipeline: StreamerPipeline, options: SessionOptions, kv_layout: KVLayout) -> None:
+    """Raise ValueError unless a loaded state has the leaves of a session opened with these options, shape by shape."""
+    fresh = KVLayout.for_policy(pipeline.streamer.config, kv_layout.prompt_capacity, options.capacity_units)
+    if kv_layout.union(fresh).max_units() is None and kv_layout != fresh:
+        raise ValueError(f"its history has the sizes {kv_layout.sizes}; this checkpoint's windows give {fresh.sizes}")
+    wanted = {name: leaf.shape for name, leaf in flatten_state(pipeline.new_state(options, kv_layout, "meta")).items()}
+    found = {name: leaf.shape for name, leaf in flatten_state(state).items()}
+    for name in wanted | found:
+        if wanted.get(name) != found.get(name):
+            shapes = [tuple(shapes[name]) if name in shapes else "nothing" for shapes in (wanted, found)]
+            raise ValueError(f"its {name} has the shape {shapes[1]}; this checkpoint and its options give {shapes[0]}")
+    clocks = int(state["thinker"]["kv"]["unit"]), int(state["performer"]["unit"])
+    if clocks[0] != clocks[1] or clocks[0] < 0:
+        raise ValueError(f"its two sides are in units {clocks[0]} and {clocks[1]}")

@@ -16,9 +16,11 @@ from types import TracebackType
 
 import torch
 import torch.multiprocessing as mp
+from causal_vae import State
 from streamer_core import KVLayout, StreamerConfig, StreamerModel, read_tail
 from torch import Tensor
 
+from .batch import form_input, form_units
 from .channel import Channel, ChannelClosed, Parcel, ProcessChannel, ThreadChannel
 from .cycle import PerformerSide, Reply, ThinkerSide
 from .ledger import Span, StopWatch, UnitTiming
@@ -90,11 +92,11 @@ def _open_side(performer: Performer, channel: Channel) -> PerformerSide:
     kv_layout = KVLayout(
         streamer.layout, opening["prompt_capacity"], opening["context_units"], opening["response_units"]
     )
-    prompt_tail = streamer.lm_head.weight.new_zeros(_tail_shape(streamer.config, 0))
+    prompt_tail = torch.zeros(_tail_shape(streamer.config, 0), dtype=streamer.dtype, device=streamer.device)
     if length:
         prompt_tail = _tail_parcel(streamer, length).unpack(channel.receive())["tail"].to(streamer.device)
     state = performer.start(prompt_tail, kv_layout)
-    return PerformerSide(performer, state, kv_layout, [opening["seed"]], opening["num_steps"], StopWatch())
+    return PerformerSide(performer, state, kv_layout, [0], [opening["seed"]], opening["num_steps"], StopWatch())
 
 
 def _reply_tensors(reply: Reply, device: torch.device) -> dict[str, Tensor]:
@@ -152,15 +154,14 @@ class SplitSession:
         self._watch = StopWatch()
         thinker = session.pipeline.thinker
         link = _ChannelLink(thinker.streamer, channel)
-        self._side = ThinkerSide(thinker, session.state["thinker"], session.kv_layout, link, self._watch)
-        self._send_opening(session)
-        session.state = {"thinker": self._side.state}  # the performer's half lives at the other end
+        with session.batch.alone(session) as (kv_layout, state):
+            self._send_opening(session.options, state["thinker"]["kv"], kv_layout)
+            self._side = ThinkerSide(thinker, state["thinker"], kv_layout, [0], link, self._watch)
+        session.move_to(None)  # the performer's half lives at the other end
 
-    def _send_opening(self, session: StreamerSession) -> None:
-        kv, kv_layout, streamer = session.state["thinker"]["kv"], session.kv_layout, session.pipeline.streamer
-        length = int(kv["prompt_length"][0])
-        rings = kv_layout.prompt_capacity, kv_layout.context_units, kv_layout.response_units
-        numbers = torch.tensor([session.options.seed, session.options.num_steps, length, *rings])
+    def _send_opening(self, options: SessionOptions, kv: State, kv_layout: KVLayout) -> None:
+        streamer, length = self._session.pipeline.streamer, int(kv["prompt_length"][0])
+        numbers = torch.tensor([options.seed, options.num_steps, length, *kv_layout.sizes])
         self._channel.send(_OPENING_PARCEL.pack({"numbers": numbers}))
         if length:
             tail = read_tail(kv, torch.arange(length, device=streamer.device)[None])
@@ -171,6 +172,11 @@ class SplitSession:
         return self._session.options
 
     @property
+    def state(self) -> State:
+        """The thinker's half, as it is now; the performer's lives at the other end."""
+        return {"thinker": self._side.state}
+
+    @property
     def ledger(self):
         """Timings of the latest units, of both sides."""
         return self._session.ledger
@@ -178,7 +184,7 @@ class SplitSession:
     @property
     def num_units(self) -> int:
         """Units that this session has taken in."""
-        return self._session.num_units
+        return self._side.units[0]
 
     def step(self, unit: UserUnit) -> AgentUnit:
         """Take in u_k and wait for y_k, as `StreamerSession.step`: nothing overlaps but the two machines' threads.
@@ -216,8 +222,13 @@ class SplitSession:
         session.check(unit)
         if self._num_threads is not None and torch.get_num_threads() != self._num_threads:
             torch.set_num_threads(self._num_threads)
-        self._side.submit(session.user_input(unit), UnitTiming(session.num_units))
-        session.state, session.kv_layout = {"thinker": self._side.state}, self._side.kv_layout
+        text_ids, waiting = session.take_text(unit.text)
+        noise, size = session.language_noise(), (session.options.height, session.options.width)
+        user = form_input(session.pipeline, [unit], [text_ids], [noise], *size)
+        with session.pipeline.evaluating():
+            self._side.submit(user, UnitTiming(self.num_units))
+        session.pending_text = waiting
+        session.num_units += 1
 
     @torch.inference_mode()
     def collect(self) -> AgentUnit:
@@ -226,8 +237,9 @@ class SplitSession:
         Raises:
             ChannelClosed: the performer has ended; the message says why.
         """
-        answer = self._side.collect()
-        unit = self._session.agent_unit(answer)
+        with self._session.pipeline.evaluating():
+            answer = self._side.collect()
+        unit = form_units(self._session.pipeline, answer, {0: answer.timing.index})[0]
         self._watch.lap(answer.timing, "emit")
         self._session.ledger.add(answer.timing)
         return replace(unit, latency=answer.timing.durations)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import lightning
 import torch
+import torch.distributed as dist
 from causal_codec import CausalAudioEncoder, CausalVideoEncoder
 from causal_vae.training import adamw_with_cosine
 from streamer_core import (
@@ -15,6 +16,7 @@ from streamer_core import (
     StreamerModel,
     StreamerOutput,
     UnitStreams,
+    WeightedMean,
     pack_audio,
     pack_video,
     sample_logit_normal,
@@ -63,6 +65,40 @@ class NoisyResponses(NamedTuple):
     video_noise: Tensor
     audio_sigma: Tensor
     video_sigma: Tensor
+
+
+def means_over_ranks(terms: dict[str, WeightedMean]) -> dict[str, Tensor]:
+    """This process's part of each term's mean over the rows of all processes.
+
+    The average of the parts, and so of their gradients, is what one process with all rows would have, however many
+    words and units count in each process. All of them must call it, with the same terms.
+    """
+    weights = torch.stack([term.weight for term in terms.values()])
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(weights)
+        weights = weights / dist.get_world_size()
+    return {
+        name: WeightedMean(term.total, weight).mean()
+        for (name, term), weight in zip(terms.items(), weights, strict=True)
+    }
+
+
+def log_training(module: lightning.LightningModule, batch: DuplexBatch, terms: dict[str, WeightedMean]) -> Tensor:
+    """The loss of a training step, the sum of its terms; logged, and each term by the kind of batch."""
+    means = means_over_ranks(terms)
+    loss = torch.stack(list(means.values())).sum()
+    kind = "language" if batch.audio_latents is None else "media"
+    shared = {"batch_size": len(batch.state), "sync_dist": True}
+    module.log_dict({f"train/{kind}_{name}": mean for name, mean in means.items()}, **shared)
+    module.log("train/loss", loss, prog_bar=True, **shared)
+    return loss
+
+
+def log_validation(module: lightning.LightningModule, terms: dict[str, WeightedMean], **options: bool) -> None:
+    """Log each term as its mean over all that counts in an epoch, and none of which nothing does."""
+    for name, term in terms.items():
+        if weight := float(term.weight):
+            module.log(name, term.mean(), batch_size=weight, add_dataloader_idx=False, **options)
 
 
 class DuplexTraining(lightning.LightningModule):
@@ -156,16 +192,16 @@ class DuplexTraining(lightning.LightningModule):
         text = torch.where(hidden[..., None], pad, clean.agent_text)
         return UnitStreams(clean.user_text, clean.user_audio, clean.user_video, state, text, *responses)
 
-    def losses(self, batch: DuplexBatch) -> tuple[dict[str, Tensor], StreamerOutput]:
+    def losses(self, batch: DuplexBatch) -> tuple[dict[str, WeightedMean], StreamerOutput]:
         """The report's losses on one batch, with fresh noise, and the output they were computed from."""
         h, config, clean = self.hparams, self.streamer.config, self.streams(batch)
         offset = torch.randint(h.max_clock_offset + 1, (len(batch.state),), device=self.device)
-        common = {"pad_weight": h.pad_weight, "pad_token_id": config.pad_token_id}
+        common = {"config": config, "pad_weight": h.pad_weight, "valid": batch.valid}
         if clean.audio is None:
             output = self.streamer(
                 clean, prompt_ids=batch.prompt_ids, clock_offset=offset, reference=batch.reference(config)
             )
-            return streamer_loss(output, clean, valid=batch.valid, **common), output
+            return streamer_loss(output, clean, **common), output
         noisy, seen = self.add_noise(clean), self.history(clean)
         output = self.streamer(
             seen,
@@ -185,32 +221,25 @@ class DuplexTraining(lightning.LightningModule):
             noisy.audio_sigma,
             audio_weight=h.audio_weight,
             video_weight=h.video_weight if batch.video_latents is not None else 0.0,
-            valid=batch.valid,
             video_sigma=noisy.video_sigma,
             **common,
         ), output
 
     def training_step(self, batch: DuplexBatch, batch_index: int) -> Tensor:
         terms, _ = self.losses(batch)
-        terms["text"] = self.hparams.text_weight * terms["text"]
-        loss = torch.stack(list(terms.values())).sum()
-        kind = "language" if batch.audio_latents is None else "media"
-        self.log_dict({f"train/{kind}_{name}": term for name, term in terms.items()}, batch_size=len(batch.state))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.state))
-        return loss
+        terms["text"] = terms["text"].scaled(self.hparams.text_weight)
+        return log_training(self, batch, terms)
 
     def validation_step(self, batch: DuplexBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Losses, and of the words due the share that comes in its slot; of silent slots the share with a word."""
         terms, output = self.losses(batch)
         pad = self.streamer.config.pad_token_id
-        said, silent = batch.agent_text != pad, batch.agent_text == pad
-        said, silent = said & batch.valid[..., None], silent & batch.valid[..., None]
+        said, valid = batch.agent_text != pad, batch.valid[..., None]
         words = output.logits[:, :, 1:].argmax(-1)
-        terms["words"] = (words == batch.agent_text)[said].float().mean()
-        terms["false_words"] = (words != pad)[silent].float().mean()
-        name = self.hparams.validation_names[dataloader_idx]
-        named = {f"val/{name}_{term}": value for term, value in terms.items()}
-        self.log_dict(named, batch_size=len(batch.state), add_dataloader_idx=False)
+        terms["words"] = WeightedMean.of((words == batch.agent_text).float(), said & valid)
+        terms["false_words"] = WeightedMean.of((words != pad).float(), ~said & valid)
+        task = self.hparams.validation_names[dataloader_idx]
+        log_validation(self, {f"val/{task}_{name}": term for name, term in terms.items()})
 
     def configure_optimizers(self) -> dict:
         h = self.hparams

@@ -70,7 +70,7 @@ def encode_reference(pipeline: StreamerPipeline, picture: Tensor, voice: Tensor)
     for name in ("audio_vae", "video_vae"):
         if getattr(pipeline, name) is None:
             raise ValueError(f"a world with picture and voice needs the pipeline's {name}; load the checkpoint with it")
-    config, device = pipeline.streamer.config, pipeline.device
+    config, device = pipeline.streamer.config, pipeline.streamer.device
     num_units = -(-voice.shape[1] // SAMPLES_PER_UNIT)
     audio = F.pad(voice, (0, num_units * SAMPLES_PER_UNIT - voice.shape[1]))[None].to(device)
     video = picture[None, :, None].expand(-1, -1, FRAMES_PER_UNIT * num_units, -1, -1).to(device)

@@ -13,11 +13,12 @@ import torch
 from causal_vae import State
 from torch import Tensor
 
+from ..batch import SessionBatch
 from ..performer import Latents, Solver
-from ..pipeline import StreamerPipeline, split_units
-from ..session import StreamerSession, step_sessions
+from ..pipeline import StreamerPipeline
+from ..session import StreamerSession
 from ..thinker import Renderer
-from ..units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, AgentUnit, UserUnit
+from ..units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, AgentUnit, UserUnit, split_units
 from .acoustic_loop import AcousticLoop
 from .performance import Performance
 from .sight import FaceMeter, Looks
@@ -112,15 +113,23 @@ def converse(
         hears_itself: the agent's sound comes back through the user's microphone, by a room that depends on the dyad.
     """
     waiting, live = iter(dyads), []
+    batch: SessionBatch | None = None
     while True:
         while len(live) < batch_size and (dyad := next(waiting, None)) is not None:
             live.append(_Conversation(pipeline, dyad, meter, seed, num_steps, hears_itself))
+            session = live[-1].session
+            if batch is None:
+                batch = pipeline.open_batch(batch_size, num_steps, session.options.height, session.options.width)
+            batch.join(session)
         if not live:
             return
-        units = step_sessions([talk.session for talk in live], [talk.next_unit() for talk in live])
-        for talk, unit in zip(live, units, strict=True):
-            talk.take(unit)
-        yield from (talk.performance() for talk in live if talk.is_over)
+        units = batch.step({talk.session: talk.next_unit() for talk in live})
+        for talk in live:
+            talk.take(units[talk.session])
+        for talk in live:
+            if talk.is_over:
+                batch.leave(talk.session)
+                yield talk.performance()
         live = [talk for talk in live if not talk.is_over]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..dyads import read_dyads, read_world
-from ..pipeline import StreamerPipeline
+from ..placement import load_pipeline
 from .examination import Examination, Options
 from .report import tables, write_html, write_json, write_markdown
 from .scorecard import Card
@@ -25,23 +25,26 @@ def evaluate(
     teacher: str | None = None,
     teacher_steps: int | None = None,
     console: Console | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> Card:
     """Examine a checkpoint; print the card, and with `out` write score.json, score.md and score.html there.
 
     Args:
         checkpoint: folder, hub id or bundled name. dataset: folder or hub id of stored dyads.
         teacher: a checkpoint to compare with; None with `teacher_steps` compares with more steps of the same.
+        device, dtype: of both, as `load_pipeline` takes them.
 
     Raises:
         ValueError: the checkpoint or the data set is not what it should be. OSError: there is none.
     """
     console = console or Console()
     world = read_world(dataset)
-    pipeline = StreamerPipeline.from_pretrained(checkpoint)
+    pipeline = load_pipeline(checkpoint, device, dtype)
     examination = Examination(partial(read_dyads, dataset, split), world, options, console)
     examination.agent(pipeline)
     if teacher is not None or teacher_steps is not None:
-        other = pipeline if teacher is None else StreamerPipeline.from_pretrained(teacher)
+        other = pipeline if teacher is None else load_pipeline(teacher, device, dtype)
         examination.agent(other, "teacher", teacher_steps or other.config.num_inference_steps)
     if pipeline.audio_vae is not None and pipeline.video_vae is not None:
         examination.ceiling(pipeline)
@@ -58,6 +61,8 @@ def evaluate(
         "num_steps": options.num_steps or pipeline.config.num_inference_steps,
         "teacher": teacher,
         "teacher_steps": teacher_steps,
+        "device": device,
+        "dtype": dtype,
     }
     console.print(*tables(card), width=None if console.is_terminal else _PAPER_WIDTH)
     if out is not None:

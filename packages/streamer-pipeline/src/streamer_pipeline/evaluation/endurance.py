@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from ..pipeline import StreamerPipeline, split_units
-from ..units import UNIT_MS, UserUnit
+from ..pipeline import StreamerPipeline
+from ..units import UNIT_MS, UserUnit, split_units
 from .closed_loop import CountingSolver, open_session, with_solver
 from .sight import FaceMeter
 from .sound import active_pieces, decibels, levels

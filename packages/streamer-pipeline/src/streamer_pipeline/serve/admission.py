@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 
 from ..pipeline import StreamerPipeline
-from ..session import step_sessions
 from ..units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UNIT_MS, UserUnit
 from .options import ServeOptions
 
@@ -68,16 +67,14 @@ def measure_capacity(pipeline: StreamerPipeline, options: ServeOptions) -> Capac
 
 def unit_ms(pipeline: StreamerPipeline, options: ServeOptions, num_sessions: int) -> float:
     """Median milliseconds of one unit for `num_sessions` fresh sessions stepped as one batch."""
-    sessions = [
-        pipeline.open_session(
-            seed=seed, num_inference_steps=options.num_inference_steps, height=options.height, width=options.width
-        )
-        for seed in range(num_sessions)
-    ]
+    shared = {"num_inference_steps": options.num_inference_steps, "height": options.height, "width": options.width}
+    batch = pipeline.open_batch(num_sessions, **shared)
+    for seed in range(num_sessions):
+        batch.join(pipeline.open_session(seed=seed, **shared))
     unit = UserUnit(torch.zeros(1, SAMPLES_PER_UNIT), torch.zeros(3, FRAMES_PER_UNIT, options.height, options.width))
     taken = []
     for _ in range(_WARM_UP + _MEASURED):
         start = time.perf_counter()
-        step_sessions(sessions, [unit] * num_sessions)
+        batch.step(dict.fromkeys(batch.sessions, unit))
         taken.append(1000 * (time.perf_counter() - start))
     return statistics.median(taken[_WARM_UP:])

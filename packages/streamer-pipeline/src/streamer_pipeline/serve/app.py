@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import logging
 import secrets
+import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ from ..pipeline import StreamerPipeline
 from ..session import StreamerSession
 from .admission import Capacity, measure_capacity
 from .batching import BatchedSession, BatchStepper
+from .listening import listen
 from .messages import RateLimit
 from .metrics import ServeMetrics
 from .options import ServeOptions
@@ -77,7 +79,8 @@ class LiveServer:
         self.peers: dict[int, Peer] = {}
         self._numbers = itertools.count()
         self._num_reserved = 0  # admitted, from before its session exists until nothing of it is left
-        self._stepper = BatchStepper()
+        shared = {"num_inference_steps": options.num_inference_steps, "height": options.height, "width": options.width}
+        self._stepper = BatchStepper(pipeline.open_batch(self.capacity.num_sessions, **shared))
         self._executor = ThreadPoolExecutor(self.capacity.num_sessions + 1, "live")
 
     @property
@@ -127,7 +130,8 @@ class LiveServer:
         if consent and options.record is not None:
             delay = self.pipeline.streamer.config.response_delay
             recorder = await asyncio.to_thread(SessionRecorder, options.record, number, delay)
-        batched = BatchedSession(session, self._stepper, recorder.write if recorder else None)
+        on_step = recorder.write if recorder else None
+        batched = await asyncio.to_thread(BatchedSession, session, self._stepper, on_step)
         return Peer(number, batched, options, self.metrics, self._executor, recorder)
 
     def _open_session(self, seed: int) -> StreamerSession:
@@ -229,14 +233,28 @@ def create_app(server: LiveServer) -> FastAPI:
     return app
 
 
-def run(server: LiveServer, certificate: Path | None = None, key: Path | None = None) -> None:
-    """Serve until interrupted. certificate, key: PEM files for HTTPS, which browsers want of any host but localhost."""
-    uvicorn.run(
+def run(
+    server: LiveServer,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    sockets: list[socket.socket] | None = None,
+) -> None:
+    """Serve until interrupted.
+
+    Args:
+        certificate, key: PEM files for HTTPS, which browsers want of any host but localhost.
+        sockets: that listen already; None opens the options' host and port.
+
+    Raises:
+        OSError: they cannot be opened.
+    """
+    sockets = sockets or listen(server.options.host, server.options.port)
+    config = uvicorn.Config(
         create_app(server),
-        host=server.options.host,
-        port=server.options.port,
         ssl_certfile=certificate,
         ssl_keyfile=key,
         log_level="warning",
         timeout_graceful_shutdown=5,
     )
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets)

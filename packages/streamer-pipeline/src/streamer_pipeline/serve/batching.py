@@ -1,4 +1,4 @@
-"""Sessions of one server that are due together take one pass through the weights."""
+"""Sessions of one server that are due together take one pass through the weights, each at its place of one batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from ..session import StreamerSession, step_sessions
+from ..batch import SessionBatch
+from ..session import StreamerSession
 from ..units import AgentUnit, UserUnit
 
 _REMEMBERED = 32  # units
@@ -16,13 +17,14 @@ _Job = tuple[StreamerSession, UserUnit, "Future[AgentUnit]"]
 
 
 class BatchStepper:
-    """One thread that steps whatever sessions are waiting, as one batch; every session gets what it would get alone.
+    """One thread that steps whatever sessions of a batch are waiting; every session gets what it would get alone.
 
-    A batch is never waited for: while one is computed the next collects. So a lone session has no delay, and of n
-    sessions none can starve another: each has at most one unit in a batch.
+    Nobody is waited for: while one step is computed the next collects. So a lone session has no delay, and of n
+    sessions none can starve another: each has at most one unit in a step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch: SessionBatch) -> None:
+        self.batch = batch
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="stepper", daemon=True)
         self._thread.start()
@@ -40,30 +42,30 @@ class BatchStepper:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            batch = [job]
+            due = [job]
             while not self._jobs.empty():
                 if (job := self._jobs.get()) is None:
                     self._jobs.put(None)
                     break
-                batch.append(job)
-            self._step(batch)
+                due.append(job)
+            self._step(due)
 
-    def _step(self, batch: list[_Job]) -> None:
+    def _step(self, jobs: list[_Job]) -> None:
         try:
-            answers = step_sessions([job[0] for job in batch], [job[1] for job in batch])
+            answers = self.batch.step({session: unit for session, unit, _ in jobs})
         except Exception as error:
-            if len(batch) == 1:
-                batch[0][2].set_exception(error)
-            else:  # one session's fault is not another's
-                for job in batch:
+            if len(jobs) == 1:
+                jobs[0][2].set_exception(error)
+            else:  # one session's fault is not another's, and the step that raised has consumed nothing
+                for job in jobs:
                     self._step([job])
             return
-        for (_, _, result), answer in zip(batch, answers, strict=True):
-            result.set_result(answer)
+        for session, _, result in jobs:
+            result.set_result(answers[session])
 
 
 class BatchedSession:
-    """A session whose `step` goes through a `BatchStepper`.
+    """A session whose `step` goes through a `BatchStepper`; it has joined its batch.
 
     on_step is called with every (UserUnit, AgentUnit), in the thread that waits for the step. `begun_at` says when the
     computing of the newest units began: unit index -> seconds of `time.monotonic`.
@@ -78,6 +80,15 @@ class BatchedSession:
         self.options = session.options
         self.begun_at: dict[int, float] = {}
         self._session, self._stepper, self._on_step = session, stepper, on_step
+        stepper.batch.join(session)
+
+    def close(self) -> None:
+        """Give the place in the batch back."""
+        self._stepper.batch.leave(self._session)
+
+    def check_text(self, text: str, limit: int) -> None:
+        """As `StreamerSession.check_text`."""
+        self._session.check_text(text, limit)
 
     def step(self, unit: UserUnit) -> AgentUnit:
         begun_at = time.monotonic()

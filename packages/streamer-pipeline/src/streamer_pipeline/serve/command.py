@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import logging
 import secrets
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 
-from ..pipeline import StreamerPipeline
+from ..placement import load_pipeline
 from ..units import UNIT_MS
 from .app import LiveServer, run
+from .listening import check_certificate, listen
 from .options import ServeOptions, is_loopback
 
 
 def serve(
-    checkpoint: str, options: dict[str, Any], certificate: Path | None, key: Path | None, console: Console
+    checkpoint: str,
+    options: dict[str, Any],
+    certificate: Path | None,
+    key: Path | None,
+    console: Console,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> None:
-    """Load, measure, say where the page is, and serve until interrupted.
+    """Check everything that can be checked, load, measure, say where the page is, and serve until interrupted.
 
     Raises:
         ValueError, OSError: an option or the checkpoint is not usable.
@@ -27,14 +35,18 @@ def serve(
     if not options["token"] and not is_loopback(options["host"]):
         options = {**options, "token": secrets.token_urlsafe(16)}
     checked = ServeOptions(**options)
-    if checked.record is not None:
-        checked.record.mkdir(parents=True, exist_ok=True)
-    pipeline = StreamerPipeline.from_pretrained(checkpoint)
-    server = LiveServer(pipeline, checked)
-    _introduce(server, "https" if certificate else "http", console)
-    logging.basicConfig(format="%(message)s", datefmt="%X", handlers=[RichHandler(console=console, show_path=False)])
-    logging.getLogger("streamer_pipeline").setLevel(logging.INFO)
-    run(server, certificate, key)
+    check_certificate(certificate, key)
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(each) for each in listen(checked.host, checked.port)]
+        if checked.record is not None:
+            checked.record.mkdir(parents=True, exist_ok=True)
+        server = LiveServer(load_pipeline(checkpoint, device, dtype), checked)
+        _introduce(server, "https" if certificate else "http", console)
+        logging.basicConfig(
+            format="%(message)s", datefmt="%X", handlers=[RichHandler(console=console, show_path=False)]
+        )
+        logging.getLogger("streamer_pipeline").setLevel(logging.INFO)
+        run(server, certificate, key, sockets)
 
 
 def _introduce(server: LiveServer, scheme: str, console: Console) -> None:

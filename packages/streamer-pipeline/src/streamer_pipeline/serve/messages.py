@@ -12,6 +12,8 @@ import time
 from collections import deque
 from typing import Any
 
+from ..units import check_text
+
 MAX_MESSAGE_BYTES = 4096
 MAX_TEXT_LENGTH = 500
 MESSAGES_PER_SECOND = 20
@@ -45,6 +47,10 @@ def parse_message(data: str | bytes) -> dict[str, Any]:
         text = message.get("text")
         if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT_LENGTH:
             raise MessageError(f'"text" is a string of 1 to {MAX_TEXT_LENGTH} characters')
+        try:
+            check_text('"text"', text)
+        except ValueError as error:
+            raise MessageError(str(error)) from error
         return {"type": "text", "text": " ".join(text.split())}
     if message.get("type") == "ping":
         number = message.get("id")

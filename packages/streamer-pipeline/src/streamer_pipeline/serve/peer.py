@@ -172,7 +172,10 @@ class Peer:
             self._send({"type": "pong", "id": message["id"]})
         else:
             self._present_at = asyncio.get_running_loop().time()
-            self._live.push_text(message["text"])
+            try:
+                self._live.push_text(message["text"])
+            except ValueError as error:
+                self._send({"type": "error", "message": str(error)})
 
     # ---- the agent's side ----
 
@@ -277,6 +280,7 @@ class Peer:
 
     def _close_blocking(self) -> None:
         self._live.__exit__(None, None, None)
+        self._session.close()
         if self._recorder is not None:
             self._recorder.close()
 

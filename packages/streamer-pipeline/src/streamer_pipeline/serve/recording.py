@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import threading
-from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
-from ..media import RecordingWriter
-from ..subtitles import write_srt
-from ..units import UNIT_MS, AgentUnit, UserUnit
+from ..conversation import ConversationWriter
+from ..units import AgentUnit, UserUnit
 
 _log = logging.getLogger(__name__)
 _MAX_WAITING = 64  # units; 10 s
@@ -63,34 +57,7 @@ class SessionRecorder:
                 self.num_lost += 1
 
     def _write_all(self) -> None:
-        waiting: list[AgentUnit] = []
-        played: list[AgentUnit] = []
-        writers: dict[str, RecordingWriter] = {}
-        with open(self.path / "units.jsonl", "w", encoding="utf-8") as lines, ExitStack() as files:
+        films = {"user.mp4": lambda user, agent: user, "agent.mp4": lambda user, agent: agent}
+        with ConversationWriter(self.path, self._delay, films) as writer:
             while (pair := self._queue.get()) is not None:
-                user, agent = pair
-                lines.write(json.dumps(self._line(user, agent)) + "\n")
-                if not waiting:  # before the first answer: its first picture, held in silence
-                    still = agent.video[:, :1].expand_as(agent.video)
-                    waiting = [replace(agent, video=still, audio=torch.zeros_like(agent.audio), text="")] * self._delay
-                waiting.append(agent)
-                now = waiting.pop(0)
-                for name, unit in (("user.mp4", user), ("agent.mp4", now)):
-                    if name not in writers:
-                        writer = RecordingWriter(self.path / name, *unit.video.shape[2:])
-                        writers[name] = files.enter_context(writer)
-                    writers[name].write(unit)
-                played.append(replace(now, video=torch.empty(0), audio=torch.empty(0)))
-        write_srt(self.path / "transcript.srt", played)
-
-    def _line(self, user: UserUnit, agent: AgentUnit) -> dict[str, object]:
-        latency = {stage: round(ms, 3) for stage, ms in agent.latency.items()}
-        plays_at = UNIT_MS * (agent.index + self._delay)
-        return {
-            "index": agent.index,
-            "plays_at_ms": plays_at,
-            "state": agent.state,
-            "typed": user.text,
-            "text": agent.text,
-            "latency_ms": latency,
-        }
+                writer.write(*pair)

@@ -1,0 +1,54 @@
+"""`wan-streamer eval`: score a checkpoint on a test set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    BUNDLED,
+    Checkpoint,
+    Device,
+    Dtype,
+    Threads,
+    check_folder,
+    console,
+    finite,
+    in_a_sentence,
+    needs_extra,
+    use_threads,
+)
+
+
+def evaluate(
+    checkpoint: Checkpoint = BUNDLED,
+    dataset: Annotated[str, typer.Option(help="folder or hub id of stored dyads")] = "runs/world",
+    split: Annotated[str, typer.Option(help="split of the dyads")] = "test",
+    per_scenario: Annotated[int, typer.Option(min=1, help="dyads of every scenario")] = 10,
+    steps: Annotated[int | None, typer.Option(min=1, help="solver steps; default the checkpoint's own")] = None,
+    seed: Annotated[int, typer.Option(help="of all noise")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for score.json, score.md and score.html")] = None,
+    teacher: Annotated[str | None, typer.Option(help="another checkpoint to compare with")] = None,
+    teacher_steps: Annotated[int | None, typer.Option(min=1, help="compare with so many solver steps")] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0, callback=finite, help="length of the long session; 0 leaves it out")
+    ] = 3.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="conversations at once")] = 8,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    threads: Threads = 0,
+) -> None:
+    """Let a checkpoint meet the users of a test set, closed loop, and print its score card beside aims and baselines.
+
+    Needs the extra `eval`: pip install "wan-streamer-pipeline[eval]".
+    """
+    with in_a_sentence():
+        if out is not None:
+            check_folder(out)
+        use_threads(threads)
+        with needs_extra("eval"):
+            from ..evaluation import command
+        options = command.Options(per_scenario, steps, seed, minutes, batch_size)
+        command.evaluate(checkpoint, dataset, split, options, out, teacher, teacher_steps, console, device, dtype)
