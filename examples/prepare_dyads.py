@@ -20,7 +20,15 @@ from duplex_world.agent_voice import AgentVoice
 from duplex_world.augment import other_camera, other_room, own_echo, photograph
 from duplex_world.clock import FRAME_RATE, UNIT_FRAMES, unit_at
 from duplex_world.dyad import Dyad, build_dyad
-from duplex_world.grammar import NAMES, USER_PHRASINGS, agent_phrases, fingers_phrase, phrasings, spelled_out
+from duplex_world.grammar import (
+    NAMES,
+    NATURAL_PHRASINGS,
+    USER_PHRASINGS,
+    agent_phrases,
+    fingers_phrase,
+    phrasings,
+    spelled_out,
+)
 from duplex_world.render import render_frames
 from duplex_world.scenarios import SCENARIOS
 from duplex_world.splits import split_of
@@ -46,10 +54,10 @@ PHOTOGRAPH_SHARE = 0.25
 HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()  # in hardware; elsewhere it would be slower
 
 
-def build_tokenizer() -> StreamerTokenizer:
+def build_tokenizer(table: dict[str, tuple[str, ...]] = USER_PHRASINGS) -> StreamerTokenizer:
     """Every word of the world is one token; anything else is spelled by bytes. Which of two equally frequent pieces
     gets the lower id may differ between machines: weights go with their own (`--tokenizer`)."""
-    requests = [text for request in USER_PHRASINGS for text in phrasings(request)]
+    requests = [text for request in table for text in phrasings(request, table)]
     users = [text % tuple(NAMES[: text.count("%s")]) for text in requests]
     users = [" ".join(long for word in text.split() for long in spelled_out(word)) for text in users]
     return StreamerTokenizer.train((agent_phrases() + users + [*PROMPTS.values()]) * 4, vocab_size=640)
@@ -153,7 +161,8 @@ def main(
 ) -> None:
     torch.set_num_threads(num_threads)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = StreamerTokenizer.from_pretrained(tokenizer) if tokenizer else build_tokenizer()
+    table = USER_PHRASINGS if bank is None else NATURAL_PHRASINGS
+    tokenizer = StreamerTokenizer.from_pretrained(tokenizer) if tokenizer else build_tokenizer(table)
     tokenizer.save_pretrained(out / "tokenizer")
     voice, names = AgentVoice(), scenarios.split()
     natural = bank and VoiceBank(bank, split_of(first_seed))

@@ -32,7 +32,23 @@ from streamer_pipeline.evaluation.statistics import Score, rate
 from streamer_pipeline.evaluation.turns import goes_on, stays_quiet, stops
 from streamer_pipeline.units import FRAMES_PER_UNIT
 
-ASKED = ["greet", "name", "color", "object", "fingers", "smile", "count", "plus", "myname", "recall", "did", "bye", "pause", "interrupt", "backchannel"]
+ASKED = [
+    "greet",
+    "name",
+    "color",
+    "object",
+    "fingers",
+    "smile",
+    "count",
+    "plus",
+    "myname",
+    "recall",
+    "did",
+    "bye",
+    "pause",
+    "interrupt",
+    "backchannel",
+]
 _FIRST_SEED = 900_000  # of a split: far from those that are trained on and from those of the score card
 
 

@@ -9,20 +9,19 @@ The audio encoder learns through the frozen Transformer: what is heard must lead
 while this runs join in. Run it again with the same `--run` to continue. Writes `<run>/audio_encoder`.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from causal_codec import CausalVideoEncoder
-from causal_vae.training import adamw_with_cosine, build_trainer, resume_point
+from causal_vae.training import adamw_with_cosine, build_trainer, fit
 from conversations import Conversations, Dyads, Mixture, units_of
 from streamer_core import StreamerModel, StreamerTokenizer, UnitStreams
 from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.training import DuplexBatch, DuplexTraining
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 TASKS = {"hearing": 0.4, "words": 0.6}
 VALIDATION_BATCHES = 8
@@ -70,12 +69,11 @@ class Heard(Conversations):
         super().__init__(dyads, None, tokenizer, **shape)
         self.spellable = Spellable(dyads, tokenizer)
 
-    def __iter__(self) -> Iterator[DuplexBatch]:
-        for index, batch in enumerate(super().__iter__()):
-            if index % _REFRESH_EVERY == 0:
-                self.dyads.refresh()
-                self.spellable.refresh()
-            yield batch
+    def draw(self, step: int, rank: int) -> DuplexBatch:
+        if step % _REFRESH_EVERY == 0:
+            self.dyads.refresh()
+            self.spellable.refresh()
+        return super().draw(step, rank)
 
     def _window(self, source: Dyads, task: str) -> dict[str, Tensor]:
         return super()._window(self.spellable if task == "hearing" else source, task)
@@ -147,17 +145,13 @@ def main(
     for folder in val_dyads or []:
         for task in TASKS:
             names.append(f"{folder.name}_{task}")
-            unseen = WatchedDyads(folder, eyes)
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                batches = iter(Heard(unseen, tokenizer, mixture=Mixture({task: 1.0}), vary=False, **shape))
-                validation.append(DataLoader([next(batches) for _ in range(VALIDATION_BATCHES)], batch_size=None))
-    if resume_point(run):
-        torch.seed()  # a continued run must not see the same windows again
-    seen: IterableDataset = Heard(WatchedDyads(dyads, eyes), tokenizer, mixture=Mixture(TASKS), **shape)
+            unseen = Heard(WatchedDyads(folder, eyes), tokenizer, mixture=Mixture({task: 1.0}), vary=False, **shape)
+            batches = [unseen[step, 0] for step in range(VALIDATION_BATCHES)]
+            validation.append(DataLoader(batches, batch_size=None))
+    seen = Heard(WatchedDyads(dyads, eyes), tokenizer, mixture=Mixture(TASKS), **shape)
     training = EarTraining(streamer, ears, eyes, learning_rate, max_steps, validation_names=tuple(names))
     trainer = build_trainer(run, max_steps, validate_every if validation else None, precision=precision)
-    trainer.fit(training, DataLoader(seen, batch_size=None), validation or None, ckpt_path=resume_point(run))
+    fit(trainer, run, training, seen, validation or None)
     ears.save_pretrained(run / "audio_encoder")
     typer.echo(f"saved {run / 'audio_encoder'}")
 

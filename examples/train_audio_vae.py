@@ -36,7 +36,7 @@ def speech_sources() -> list[tuple[float, np.ndarray]]:
     pause = np.zeros(UNIT, np.float32)
     agent_voice = AgentVoice()
     agent = [part for phrase in agent_voice.phrases for part in (agent_voice(phrase).wave, pause)]
-    requests = [text for texts in USER_PHRASINGS.values() for text in texts[:3] if "%s" not in text]
+    requests = [text for texts in USER_PHRASINGS.values() for text in texts if "%s" not in text]
     users = [speak(text, voice)[0] for voice in USER_VOICES["train"] for text in requests]
     prompts = [prompt.wave for prompt in real_prompts()[40:]]  # the first 40 are never trained on
     return [(share, np.concatenate(clips)) for share, clips in ((0.6, agent), (0.15, users), (0.25, prompts))]

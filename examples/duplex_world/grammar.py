@@ -26,6 +26,23 @@ FIXED = (
 
 # How users may put each request; %s is filled by the scenario.
 USER_PHRASINGS = {
+    "greet": ("hello", "hi there", "good morning"),
+    "name": ("what is your name", "who are you"),
+    "color": ("what color is it", "what color is this"),
+    "object": ("what am i holding", "what is this"),
+    "fingers": ("how many fingers", "how many fingers am i holding up"),
+    "did": ("what did i just do",),
+    "smile": ("am i smiling",),
+    "count": ("please count to ten", "count to ten"),
+    "stop": ("stop", "stop please", "wait stop"),
+    "backchannel": ("uh huh", "right", "okay", "mm hmm"),
+    "myname": ("my name is %s",),
+    "recall": ("what is my name", "do you remember my name"),
+    "plus": ("what is %s plus %s",),
+    "bye": ("goodbye", "see you later"),
+}
+# How people put them; a bank of natural voices says these, and those above are among them.
+NATURAL_PHRASINGS = {
     "greet": (
         *("hello", "hi there", "good morning", "hi", "hey", "hello there", "hey there"),
         *("good afternoon", "good evening", "hi ada", "hello ada"),
@@ -114,10 +131,10 @@ OTHER_SPEECH = (
 )
 
 
-def phrasings(request: str) -> list[str]:
-    """Every way to put a request: each of its phrasings, alone and behind each opening."""
+def phrasings(request: str, table: dict[str, tuple[str, ...]] = USER_PHRASINGS) -> list[str]:
+    """Every way to put a request: each of its phrasings in `table`, alone and behind each opening."""
     openings = ("",) if request in _UNOPENED else OPENINGS
-    return [f"{opening} {text}".strip() for text in USER_PHRASINGS[request] for opening in openings]
+    return [f"{opening} {text}".strip() for text in table[request] for opening in openings]
 
 
 def spelled_out(word: str) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from .clock import SAMPLE_RATE
 from .coding import decoded, encoded
-from .grammar import NAMES, NUMBERS, OPENINGS, OTHER_SPEECH, PAUSED_QUESTION
+from .grammar import NAMES, NATURAL_PHRASINGS, NUMBERS, OPENINGS, OTHER_SPEECH, PAUSED_QUESTION
 from .kokoro import speakers
 from .phonemes import PhonemeSpan
 from .speech_judge import align_phonemes
@@ -24,7 +24,32 @@ from .splits import HELD_OUT_SUMS, SPLITS, is_held_out_phrasing, phrasing
 
 # How often each request comes in a round; what has many answers comes more often.
 _ROUND = tuple(
-    ["plus", "greet", "myname", "color", "name", "object", "stop", "fingers", "other", "plus", "recall", "myname", "did", "backchannel", "smile", "color", "count", "plus", "bye", "paused0", "object", "myname", "paused1", "other"]
+    [
+        "plus",
+        "greet",
+        "myname",
+        "color",
+        "name",
+        "object",
+        "stop",
+        "fingers",
+        "other",
+        "plus",
+        "recall",
+        "myname",
+        "did",
+        "backchannel",
+        "smile",
+        "color",
+        "count",
+        "plus",
+        "bye",
+        "paused0",
+        "object",
+        "myname",
+        "paused1",
+        "other",
+    ]
 )
 _SPLIT_ROUND = ("train",) * 3 + ("test",) + ("train",) * 7 + ("val",) + ("train",) * 4  # 14 : 1 : 1
 _CODEC = ("ogg", "libopus", 32_000)
@@ -36,7 +61,7 @@ _QUESTIONS = ["what", "who", "how", "do", "did", "am", "is", "are", "can", "coul
 class Clip:
     """One utterance: `text` in the words of the grammar, `written` as it was given to the voice.
 
-    request: of `USER_PHRASINGS`, or "other" (not for the agent), "paused0", "paused1" (halves of a question). slots: the
+    request: of `NATURAL_PHRASINGS`, or "other" (not for the agent), "paused0", "paused1" (halves of a question). slots: the
     name or numbers in it. phonemes: where each lies, in seconds. offset, num_bytes: of its Ogg file in `clips.opus`.
     """
 
@@ -73,7 +98,7 @@ def _plan_of(split: str) -> Iterator[Clip]:
         elif request.startswith("paused"):
             text = PAUSED_QUESTION[int(request[-1])]
         else:
-            text = phrasing(split, rng, request)
+            text = phrasing(split, rng, request, NATURAL_PHRASINGS)
             text = text % chosen if chosen else text
         speed = round(float(rng.uniform(0.8, 1.25)), 2)
         yield Clip(0, split, request, chosen, text, punctuated(text, rng), next(voices), speed)
