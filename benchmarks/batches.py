@@ -12,11 +12,10 @@ from kinds import WARM_UP, Lived, by_kind, count_passes, live, speaks
 from streamer_pipeline import AgentUnit, StreamerPipeline, StreamerSession, UserUnit
 
 NUM_SESSIONS = 4
+BatchStep = Callable[[list[UserUnit]], list[AgentUnit]]
 
 
-def batch_of(
-    pipeline: StreamerPipeline, sessions: list[StreamerSession]
-) -> Callable[[list[UserUnit]], list[AgentUnit]]:
+def batch_of(pipeline: StreamerPipeline, sessions: list[StreamerSession]) -> BatchStep:
     """One batch of sessions just opened: what steps them all by a unit each."""
     o = sessions[0].options
     batch = pipeline.open_batch(
@@ -68,9 +67,7 @@ def batched_sessions(setting: Setting) -> list[Row]:
     ]
 
 
-def live_batch(
-    pipeline: StreamerPipeline, step: Callable[[list[UserUnit]], list[AgentUnit]], units: list[UserUnit]
-) -> Lived:
+def live_batch(pipeline: StreamerPipeline, step: BatchStep, units: list[UserUnit]) -> Lived:
     """Step a batch. Its unit speaks where one of its sessions does; the revisions of all are counted together."""
     with count_passes(pipeline.streamer) as count:
         start = time.perf_counter()
@@ -83,8 +80,8 @@ def live_batch(
 def batch_memory(setting: Setting) -> list[Row]:
     """What four sessions of one batch hold at the most while they are stepped / four times what `session_nbytes` says.
 
-    Histories are full and have room for eleven minutes, so that they, and not what a pass needs besides, are most of it. Language is sampled at a temperature at which every session
-    begins words in every unit.
+    Histories are full and have room for eleven minutes, so that they, and not what a pass needs besides, are most of
+    it. Language is sampled at a temperature at which every session begins words in every unit.
     """
     pipeline = variant(setting.pipeline(), context_window=None, response_window=None)
     size = {"height": setting.height, "width": setting.width, "capacity_units": setting.count(4096, 64)}
@@ -107,12 +104,5 @@ def batch_memory(setting: Setting) -> list[Row]:
         "held_mib": round(held / 2**20, 1),
         "more_in_a_step_mib": round(most / 2**20, 1),
     }
-    return [
-        Row(
-            f"{NUM_SESSIONS} sessions batched, most memory / predicted",
-            (held + most) / predicted,
-            "x",
-            "<= 1.05",
-            details,
-        )
-    ]
+    name = f"{NUM_SESSIONS} sessions batched, most memory / predicted"
+    return [Row(name, (held + most) / predicted, "x", "<= 1.05", details)]

@@ -110,16 +110,9 @@ def one_hour(setting: Setting) -> list[Row]:
         "p99_ms_by_minute": np.percentile(times, 99, axis=1).round(1).tolist(),
         "resident_mib_by_minute": np.round(resident, 1).tolist(),
     }
-    kinds = by_kind(times[-1], sides["old"])
+    kinds, name = by_kind(times[-1], sides["old"]), "one hour, p99 of its last minute / of a young session's"
     return [
-        Row(
-            "one hour, p99 of its last minute / of a young session's",
-            p99["old"] / p99["young"],
-            "x",
-            "<= 1.05",
-            details,
-            kinds,
-        ),
+        Row(name, p99["old"] / p99["young"], "x", "<= 1.05", details, kinds),
         Row("one hour, memory grown since the second minute", resident[-1] - resident[1], "MiB", "<= 1"),
     ]
 
@@ -139,7 +132,7 @@ print("seconds", imported - begin, loaded - imported, time.perf_counter() - load
 
 
 def cold_start(setting: Setting) -> list[Row]:
-    """`from_pretrained` to the first emitted unit, in a fresh process; imports are told apart. Nobody has spoken yet."""
+    """`from_pretrained` to the first emitted unit, in a fresh process; imports are told apart. Nobody speaks yet."""
     script = COLD_START.format(checkpoint=setting.checkpoint, height=setting.height, width=setting.width)
     runs = []
     for _ in range(setting.count(5, 1)):

@@ -105,9 +105,8 @@ def core_pass(setting: Setting) -> list[Row]:
     rows, ratios = [], {}
     for num_keys in sizes:
         mine = {name: times[f"{name} {num_keys}"] for name in ("ours", "dynamic", "static")}
-        details = {f"{name}_ms": median(values) for name, values in mine.items()} | {
-            "difference": differences[num_keys]
-        }
+        details = {f"{name}_ms": median(values) for name, values in mine.items()}
+        details["difference"] = differences[num_keys]
         for name in ("dynamic", "static"):
             ratios[name, num_keys] = mine[name] / mine["ours"]
             label = f"core pass, {num_keys:,} keys: Qwen3 + {name.capitalize()}Cache / ours"

@@ -8,11 +8,11 @@ the microphone as it goes to WebRTC, and of the agent as it comes out of the jit
 every unit how long it took; units in which something is said take longer, so the parts are those of the units in which
 an answer begins: `model` is the server's own time from a complete unit to its leaving, of it `computing` the cycle and
 `playout` what is left: the cushion and the queues. `computing_silent`, of units without an answer, stands beside it and
-is in no sum. From the page come `network`, the round trip of the data channel, and `buffer`, the jitter buffer of sound.
-Three waits follow from the design and are not measured: the user's sound waits 4 packets of 20 ms in aiortc's jitter
-buffer (`intake`), the unit in which the question ends is full half a unit later on average (`filling`), and one more
-unit, in which nothing is said, shows that the question was over (`silence`). `rest` is what p50 has besides: encoding on
-both ways, the start of the answer's first word, and whatever medians of the parts do not say.
+is in no sum. From the page come `network`, the round trip of the data channel, and `buffer`, the jitter buffer of
+sound. Three waits follow from the design and are not measured: the user's sound waits 4 packets of 20 ms in aiortc's
+jitter buffer (`intake`), the unit in which the question ends is full half a unit later on average (`filling`), and one
+more unit, in which nothing is said, shows that the question was over (`silence`). `rest` is what p50 has besides:
+encoding on both ways, the start of the answer's first word, and whatever medians of the parts do not say.
 """
 
 import asyncio

@@ -7,20 +7,31 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+KINDS = ("all", "silent", "speaking", "revised")
+
+
+def kind_cells(kinds: dict[str, dict[str, float]]) -> list[str]:
+    """A cell for each of KINDS: "p50, p99 (share; language passes)", or nothing where no unit was of that kind."""
+    cells = []
+    for kind in KINDS:
+        if (found := kinds.get(kind)) is None:
+            cells.append("")
+            continue
+        notes = [f"{found['units']} units" if kind == "all" else f"{100 * found['share']:.0f} %"]
+        if "language_passes" in found:
+            notes.append(f"{found['language_passes']:.2f} passes")
+        cells.append(f"{found['p50']:.1f}, {found['p99']:.1f} ({', '.join(notes)})")
+    return cells
+
 
 def markdown(book: dict) -> str:
-    """Every row with its aim, and a second table of silent and speaking units apart."""
-    lines = ["| what | measured | aim | reached |", "| --- | --- | --- | --- |"]
+    """Every row with its aim; and silent and speaking units apart: p50 and p99 in ms, shares, language passes."""
+    lines = ["| what | measured | aim | reached |", "| --- " * 4 + "|"]
     for row in _rows(book):
         reached = {True: "yes", False: "no", None: ""}[row["reached"]]
         lines.append(f"| {row['name']} | {row['value']:.4g} {row['unit']} | {row['aim']} | {reached} |")
-    lines += ["", "| milliseconds of a unit | kind | units | share | p50 | p99 | language passes |", "| --- " * 7 + "|"]
-    for row in _rows(book):
-        for kind, found in row["kinds"].items():
-            passes = found.get("language_passes", "")
-            share = f"{100 * found['share']:.0f} %"
-            cells = row["name"], kind, found["units"], share, found["p50"], found["p99"], passes
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += ["", f"| p50, p99 in ms | {' | '.join(KINDS)} |", "| --- " * (1 + len(KINDS)) + "|"]
+    lines += [f"| {row['name']} | {' | '.join(kind_cells(row['kinds']))} |" for row in _rows(book) if row["kinds"]]
     return "\n".join(lines) + "\n"
 
 
@@ -66,7 +77,7 @@ def _draw_kinds(rows: list[dict], path: Path) -> None:
     figure = Figure(figsize=(11, 1.5 + 0.8 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    for place, kind in enumerate(("all", "silent", "speaking", "revised")):
+    for place, kind in enumerate(KINDS):
         found = [(index, row["kinds"][kind]) for index, row in enumerate(rows) if kind in row["kinds"]]
         heights = [index + 0.2 * (place - 1.5) for index, _ in found]
         p50, p99 = ([numbers[name] for _, numbers in found] for name in ("p50", "p99"))

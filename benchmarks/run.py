@@ -22,7 +22,7 @@ from conversation import cold_start, model_side_latency, one_hour, whole_loop
 from core_pass import core_pass
 from harness import ROOT, Row, Setting, machine_facts, peaks
 from media_parts import audio_codec, decoders
-from pages import draw, markdown
+from pages import KINDS, draw, kind_cells, markdown
 from rich.console import Console
 from rich.table import Table
 from split_runtime import split_throughput
@@ -66,14 +66,13 @@ LONG = {"one_hour"}
 
 def print_rows(rows: list[Row]) -> None:
     table = Table("what", "measured", "aim", "reached", "details")
-    kinds = Table("ms of a unit", "kind", "units", "share", "p50", "p99", "language passes")
+    kinds = Table("p50, p99 in ms", *KINDS)
     for row in rows:
         mark = {True: "[green]yes", False: "[red]no", None: ""}[row.reached]
         details = ", ".join(f"{name} {value}" for name, value in row.details.items() if not isinstance(value, list))
         table.add_row(row.name, f"{row.value:.4g} {row.unit}", row.aim, mark, details)
-        for kind, found in row.kinds.items():
-            names = "units", "share", "p50", "p99", "language_passes"
-            kinds.add_row(row.name, kind, *(str(found.get(name, "")) for name in names))
+        if row.kinds:
+            kinds.add_row(row.name, *kind_cells(row.kinds))
     Console().print(table, *[kinds] * bool(kinds.row_count))
 
 

@@ -62,7 +62,7 @@ def stages(setting: Setting) -> list[Row]:
         details = {
             "gflop": round(work / 1e9, 4),
             "floor_ms": round(work / peak / 1e6, 3),
-            "share_of_peak": round(ratio(times["probe"] / probe_flops, times[name] / work), 3),
+            "share_of_peak": round(ratio(times["probe"] / probe_flops * work, times[name]), 3),
         }
         rows.append(Row(f"stage {name}", median(times[name]), "ms", details=details))
     return rows

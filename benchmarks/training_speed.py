@@ -7,7 +7,7 @@ from causal_codec import CausalAudioEncoder, CausalAudioEncoderConfig, CausalVid
 from harness import Row, Setting, alternate, count_flops, matmul_probe, median, ratio
 from streamer_core import StreamerModel, preset
 from streamer_pipeline import SAMPLES_PER_UNIT
-from streamer_pipeline.training import DuplexBatch, DuplexTraining
+from streamer_pipeline.training import DuplexBatch, DuplexTraining, means_over_ranks
 
 BATCH_SIZE, NUM_UNITS, PROMPT_LENGTH = 4, 48, 4  # as examples/train_streamer.py trains "tiny"
 
@@ -55,7 +55,7 @@ def training_speed(setting: Setting) -> list[Row]:
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                 terms, _ = training.losses(batch)
-            torch.stack(list(terms.values())).sum().backward()
+            torch.stack(list(means_over_ranks(terms).values())).sum().backward()
             optimizer.step()
 
         flops = count_flops(step)

@@ -1,8 +1,8 @@
-"""The user of every benchmark: a minute of people who greet, ask and show, one after the other, so that the agent speaks.
+"""The user of every benchmark: a minute of people who greet, ask and show, so that the agent speaks.
 
 What a unit costs depends on what is said in it: each word that begins takes the Transformer over the language slots
-again. So nobody here is noise. The people are unseen users of the duplex world, recorded once as a webcam would send
-them; when the minute is over it begins again.
+again. So nobody here is noise. The people are unseen users of the duplex world, one after the other, recorded once as a
+webcam would send them; when the minute is over it begins again.
 """
 
 from __future__ import annotations

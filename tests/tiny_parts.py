@@ -1,6 +1,7 @@
 """A whole pipeline of tiny real parts with random weights, for tests."""
 
 import torch
+import torch.nn.functional as F
 from causal_codec import (
     CausalAudioDecoder,
     CausalAudioEncoder,
@@ -75,3 +76,21 @@ def random_units(num_units: int, seed: int = 0) -> list[UserUnit]:
 
 def open_session(pipeline: StreamerPipeline, **options):
     return pipeline.open_session(height=SIZE[0], width=SIZE[1], **options)
+
+
+def talking_pipeline():
+    """Tiny parts of random weights that say something in some units and nothing in others.
+
+    Random weights begin words in every unit. The pad is made about as likely as the likeliest word: its row points
+    where hidden states are on average, and is as long as it has to be for that.
+    """
+    pipeline, seen = tiny_pipeline(), []
+    head, pad = pipeline.streamer.lm_head, pipeline.streamer.config.pad_token_id
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, -2)))
+    session = open_session(pipeline)
+    for unit in random_units(20):
+        session.step(unit)
+    hook.remove()
+    with torch.no_grad():
+        head.weight[pad] = 0.09 * F.normalize(torch.cat(seen).mean(dim=0), dim=0)
+    return pipeline

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from harness import memory_growth
 from streamer_pipeline import StreamerSession
 from test_session import POLICIES, Fragile, assert_units_equal, run
 from tiny_parts import SIZE, open_session, random_units, tiny_pipeline
@@ -156,18 +157,6 @@ def leaves(state):
     return [state] if isinstance(state, torch.Tensor) else [leaf for child in state.values() for leaf in leaves(child)]
 
 
-def peak_nbytes(call):
-    """The most that memory grew by while `call` ran."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        call()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
 def test_peak_memory_is_what_sessions_were_said_to_hold():
     """Of four sessions, with histories far larger than a pass: within 5 % of the prediction, also in a step."""
     shape = {"num_hidden_layers": 8, "num_key_value_heads": 4, "head_dim": 24, "hidden_size": 96}
@@ -181,5 +170,5 @@ def test_peak_memory_is_what_sessions_were_said_to_hold():
         batch.join(session)
     unit = random_units(1)[0]
     batch.step(dict.fromkeys(sessions, unit))
-    assert peak_nbytes(lambda: batch.step(dict.fromkeys(sessions, unit))) < 0.05 * predicted
-    assert peak_nbytes(lambda: batch.step({sessions[2]: unit})) < 0.05 * predicted
+    assert memory_growth(lambda: batch.step(dict.fromkeys(sessions, unit)))[0] < 0.05 * predicted
+    assert memory_growth(lambda: batch.step({sessions[2]: unit}))[0] < 0.05 * predicted

@@ -2,14 +2,19 @@
 
 import json
 import re
+import socket
+import subprocess
+import sys
 import wave
 from fractions import Fraction
+from importlib.metadata import version
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
+from streamer_pipeline import __version__
 from streamer_pipeline.cli import app
 from tiny_parts import tiny_pipeline
 from typer.testing import CliRunner
@@ -191,9 +196,80 @@ def test_bad_checkpoints(tmp_path):
 
 def test_bad_options(tmp_path, checkpoint):
     recording = record(tmp_path / "user.mp4", 0.2)
-    assert_one_line(run("talk", recording, "-o", tmp_path, "-c", checkpoint, "--steps", 0), "must be at least 1; got 0")
-    assert_one_line(run("talk", recording, "-o", recording, "-c", checkpoint), "File exists")
+    assert_one_line(
+        run("talk", recording, "-o", tmp_path, "-c", checkpoint, "--steps", 0), "num_steps is at least 1; got 0"
+    )
+    assert_one_line(run("talk", recording, "-o", recording, "-c", checkpoint), "is a file, not a folder")
     assert run("talk", recording, "--height", 0).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["talk", "serve", "inspect", "certify", "eval"])
+def test_every_command_says_what_devices_and_dtypes_there_are(tmp_path, checkpoint, command):
+    recording = [record(tmp_path / "user.mp4", 0.2), "-o", tmp_path / "out", "-c"] if command == "talk" else []
+    world = ["--dataset", tmp_path] if command == "eval" else []
+    port = ["--port", free_port()] if command == "serve" else []
+    for option, value, sentence in (
+        ("--device", "cuda:7", "this machine has no device 'cuda:7'; it has cpu"),
+        ("--dtype", "float99", "there is no dtype 'float99'"),
+    ):
+        result = run(command, *recording, checkpoint, *world, *port, option, value)
+        assert_one_line(result, sentence)
+    if command != "inspect":
+        assert run(command, *recording, checkpoint, *world, "--threads", -3).exit_code == 2
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_bfloat16_talks(tmp_path, checkpoint):
+    recording = record(tmp_path / "user.mp4", 0.4)
+    result = run("talk", recording, "-o", tmp_path / "out", "-c", checkpoint, "--dtype", "bfloat16", *SIZE)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "agent.mp4").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("command", ["talk", "certify", "eval", "compare", "serve"])
+def test_where_results_go_is_asked_before_the_work(tmp_path, command):
+    """A file is in the way. No checkpoint of that name exists, so whatever is loaded first would say so instead."""
+    (file := tmp_path / "file").touch()
+    nothing = tmp_path / "no-checkpoint"
+    arguments = {
+        "talk": [record(tmp_path / "user.mp4", 0.2), "-c", nothing, "-o", file / "out"],
+        "certify": [nothing, "--out", file / "certificate.json"],
+        "eval": [nothing, "--out", file / "score"],
+        "compare": [nothing, nothing, "--out", file / "out"],
+        "serve": [nothing, "--record", file / "recordings"],
+    }[command]
+    assert_one_line(run(command, *arguments), "is a file, not a folder")
+
+
+def test_a_port_in_use_and_an_unknown_host_are_told_before_anything_is_loaded(tmp_path):
+    nothing = tmp_path / "no-checkpoint"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert_one_line(run("serve", nothing, "--port", port), f"port {port} of 127.0.0.1 is taken by another program")
+    assert_one_line(run("serve", nothing, "--host", "no.such.host.invalid"), "there is no host")
+
+
+def test_versions_are_told():
+    for entry in (["-m", "streamer_pipeline"], ["-c", "from streamer_pipeline.cli import app; app()"]):
+        command = [sys.executable, *entry, "--version"]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        assert told.startswith(f"wan-streamer {__version__}, torch {version('torch')}")
+
+
+def test_help_is_answered_before_anything_heavy_is_imported():
+    code = (
+        "import sys, typer.testing; from streamer_pipeline.cli import app;"
+        "assert typer.testing.CliRunner().invoke(app, ['--help']).exit_code == 0;"
+        "heavy = {'torch', 'diffusers', 'transformers', 'av'} & sys.modules.keys(); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---- looking ----

@@ -99,3 +99,10 @@ def test_a_session_with_a_strangers_part_is_continued(saved, tmp_path):
     session.save(tmp_path / "session")
     later = type(session).load(tmp_path / "session", pipeline)
     assert torch.equal(later.step(units[1]).video, expected[1])
+
+
+def test_a_strangers_part_that_declares_nothing_is_compared_by_its_config(saved):
+    lab = importlib.import_module("blurry_lab")
+    message = r"video_decoder \(BlurryDecoder\) has video_latent_channels 6, streamer \(StreamerModel\) has 4"
+    with pytest.raises(ValueError, match=message):
+        StreamerPipeline.from_pretrained(saved[0], video_decoder=lab.BlurryDecoder(latent_channels=6))

@@ -32,7 +32,10 @@ def describe_latency(pipeline: StreamerPipeline) -> Description:
     rows = [
         ["tokens per unit", f"{layout.num_tokens} ({counts})"],
         ["passes per unit", f"{least} = 1 context + {steps} solver + 1 commit, its language as drafted"],
-        ["where words begin", f"up to {least + slots}: at most {slots} more over the language; on a GPU always"],
+        [
+            "where it says something new",
+            f"up to {least + slots}: at most {slots} more over the language; on a GPU always",
+        ],
         ["commit_delay", f"{config.commit_delay} ({'overlapping' if config.commit_delay else 'in turn'})"],
         ["response plays", f"{delay * UNIT_MS} ms after its user unit begins (response_delay {delay})"],
         ["event to output", f"{(delay - 1) * UNIT_MS} to {delay * UNIT_MS} ms by its place in the unit, and computing"],

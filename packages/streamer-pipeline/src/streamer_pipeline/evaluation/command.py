@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..dyads import read_dyads, read_world
-from ..placement import load_pipeline
+from ..placement import find_device, find_dtype, load_pipeline
 from .examination import Examination, Options
 from .report import tables, write_html, write_json, write_markdown
 from .scorecard import Card
@@ -39,6 +39,7 @@ def evaluate(
         ValueError: the checkpoint or the data set is not what it should be. OSError: there is none.
     """
     console = console or Console()
+    find_device(device), find_dtype(dtype)
     world = read_world(dataset)
     pipeline = load_pipeline(checkpoint, device, dtype)
     examination = Examination(partial(read_dyads, dataset, split), world, options, console)

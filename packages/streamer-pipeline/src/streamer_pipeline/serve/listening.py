@@ -62,6 +62,6 @@ def check_certificate(certificate: Path | None, key: Path | None) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except OSError as error:  # also what OpenSSL finds wrong
         raise ValueError(
-            f"{certificate}{f' and {key}' if key else ''} cannot be used for HTTPS: both are PEM files, the key is that "
-            f"of the certificate and without a password ({error})"
+            f"{certificate}{f' and {key}' if key else ''} cannot be used for HTTPS: both are PEM files, the key is the "
+            f"certificate's own and without a password ({error})"
         ) from error
