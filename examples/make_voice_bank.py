@@ -6,7 +6,7 @@
 Needs `make setup-voices`. Any prefix of the bank is balanced over requests, phrasings and voices.
 """
 
-import itertools
+import functools
 import multiprocessing
 from pathlib import Path
 from typing import Annotated
@@ -14,19 +14,13 @@ from typing import Annotated
 import numpy as np
 import typer
 from duplex_world.kokoro import Kokoro
-from duplex_world.voice_bank import BankWriter, Clip, planned, trimmed
-from rich.progress import track
+from duplex_world.voice_bank import Clip, make_bank
 
-_voice: Kokoro | None = None
-
-
-def _begin() -> None:
-    global _voice
-    _voice = Kokoro()
+_kokoro = functools.cache(Kokoro)  # one in each process
 
 
-def _speak(clip: Clip) -> tuple[Clip, np.ndarray]:
-    return clip, trimmed(_voice(clip.written, clip.voice, clip.speed))
+def _speak(clip: Clip) -> np.ndarray:
+    return _kokoro()(clip.written, clip.voice, clip.speed)
 
 
 def main(
@@ -34,13 +28,10 @@ def main(
     num_clips: Annotated[int, typer.Option(help="how many the bank shall hold")] = 20_000,
     workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 1,
 ) -> None:
-    bank = BankWriter(out)
-    missing = itertools.islice(planned(), bank.num_clips, num_clips)
-    with multiprocessing.get_context("spawn").Pool(workers, _begin) as pool:
-        spoken = pool.imap(_speak, missing)
-        for clip, wave in track(spoken, "speaking", max(0, num_clips - bank.num_clips)):
-            bank.append(clip, wave)
-    typer.echo(f"{bank.num_clips} clips in {out}")
+    _kokoro()  # what is missing is said here, once
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        held = make_bank(out, num_clips, _speak, pool.imap)
+    typer.echo(f"{held} clips in {out}")
 
 
 if __name__ == "__main__":

@@ -169,7 +169,8 @@ def main(
 
     def built(seed: int) -> Dyad:
         is_natural = np.random.default_rng([seed, 200]).random() < natural_share
-        return build_dyad(seed, names[seed % len(names)], voice, response_delay, natural if is_natural else None)
+        spoken = natural if is_natural else None
+        return build_dyad(seed, names[seed % len(names)], voice, response_delay, spoken, varies_throats=bool(natural))
 
     coders = (
         audio_vae and CausalAudioVAE.from_pretrained(audio_vae),

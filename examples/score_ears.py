@@ -1,8 +1,8 @@
 """Does the agent understand its users? Closed loop, right by its words alone: no picture is drawn, no sound is judged.
 
-    python examples/score_ears.py                                                # espeak users of the test split
-    python examples/score_ears.py --bank runs/voice_bank                         # natural voices that are never trained on
-    python examples/score_ears.py --bank runs/voice_bank --audio-encoder runs/ears/audio_encoder    # with other ears
+    python examples/score_ears.py                                              # espeak users of the test split
+    python examples/score_ears.py --bank runs/voice_bank                       # natural voices, never trained on
+    python examples/score_ears.py --bank runs/voice_bank --audio-encoder runs/ears/audio_encoder   # with other ears
 
 A tenth of what `wan-streamer eval` costs, and no replacement for it: who speaks, and when, is told by the sound.
 """
@@ -33,21 +33,8 @@ from streamer_pipeline.evaluation.turns import goes_on, stays_quiet, stops
 from streamer_pipeline.units import FRAMES_PER_UNIT
 
 ASKED = [
-    "greet",
-    "name",
-    "color",
-    "object",
-    "fingers",
-    "smile",
-    "count",
-    "plus",
-    "myname",
-    "recall",
-    "did",
-    "bye",
-    "pause",
-    "interrupt",
-    "backchannel",
+    *("greet", "name", "color", "object", "fingers", "smile", "count", "plus", "myname", "recall", "did", "bye"),
+    *("pause", "interrupt", "backchannel"),
 ]
 _FIRST_SEED = 900_000  # of a split: far from those that are trained on and from those of the score card
 
@@ -70,8 +57,8 @@ class HeardUser:
 
 def users(split: str, num_dyads: int, bank: VoiceBank | None, scenarios: list[str]) -> Iterator[HeardUser]:
     """Users of a split; with a bank those alone who speak by it throughout."""
-    voice, seed, built = AgentVoice(), SPLITS.index(split) * SPLIT_SIZE + _FIRST_SEED, 0
-    for seed in range(seed, seed + 20 * num_dyads):
+    voice, first, built = AgentVoice(), SPLITS.index(split) * SPLIT_SIZE + _FIRST_SEED, 0
+    for seed in range(first, first + 20 * num_dyads):
         if built == num_dyads:
             return
         dyad = build_dyad(seed, scenarios[built % len(scenarios)], voice, bank=bank)

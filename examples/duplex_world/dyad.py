@@ -104,6 +104,7 @@ def build_dyad(
     voice: AgentVoice | None = None,
     response_delay: int = 1,
     bank: VoiceBank | None = None,
+    varies_throats: bool = False,
 ) -> Dyad:
     """One synthetic dyad; the same arguments always give the same one.
 
@@ -113,6 +114,7 @@ def build_dyad(
         voice: the agent's voice; pass one when building many. None loads it.
         response_delay: units between what a model takes in and when its response plays (DESIGN section 4), 1 or 2.
         bank: natural voices of the seed's split for the user; None, or what is missing there, is spoken by espeak-ng.
+        varies_throats: half of the users' speech is resampled by up to 18 %, which moves its formants; for training.
 
     Raises:
         ValueError: seed, scenario or response_delay outside what exists.
@@ -125,7 +127,7 @@ def build_dyad(
     split = split_of(seed)
     scenario = scenario or list(SCENARIOS)[np.random.default_rng([seed, 1]).integers(len(SCENARIOS))]
     rng = np.random.default_rng([seed, 2 + list(all_scenarios).index(scenario)])
-    script = Script(rng, split, voice or AgentVoice(), response_delay, bank)
+    script = Script(rng, split, voice or AgentVoice(), response_delay, bank, varies_throats)
     num_units = all_scenarios[scenario](script) + int(rng.integers(5, 9))
     user_audio, snr_db = _user_audio(script, num_units)
     agent_audio, agent_words, agent_speaking = _agent_speech(script, num_units)

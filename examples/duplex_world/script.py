@@ -17,7 +17,7 @@ from .splits import USER_VOICES, phrasing
 from .voice_bank import VoiceBank
 
 _AUDIBLE = 0.01
-_OTHER_THROATS = 0.5  # share of the training users whose speech is resampled, which moves its formants
+_OTHER_THROATS = 0.5  # share of the users whose speech is resampled, which moves its formants
 _LONGEST_THROAT = 1.18
 _TAIL_SAMPLES = 600  # 25 ms kept after the last audible sample of a user's phrase
 SAY_SLACK_UNITS = 8  # how many units after the reference's end an answer still counts
@@ -126,6 +126,7 @@ class Script:
     voice: AgentVoice
     response_delay: int
     bank: VoiceBank | None = None  # natural voices; without it users speak by espeak-ng
+    varies_throats: bool = False  # half of the users speak as longer or shorter throats do
     user_voice: str = ""
     user_rate: int = 0
     user_pitch: int = 0
@@ -142,7 +143,7 @@ class Script:
         self.user_rate = int(self.rng.integers(140, 185))
         self.user_pitch = int(self.rng.integers(35, 70))
         self.user_throat = 1.0
-        if self.split == "train" and self.rng.random() < _OTHER_THROATS:
+        if self.varies_throats and self.rng.random() < _OTHER_THROATS:
             self.user_throat = self.rng.uniform(1 / _LONGEST_THROAT, _LONGEST_THROAT)
         self.start = self.rng.uniform(0.8, 2.0)
 

@@ -1,18 +1,19 @@
 """A bank of what users say, spoken by natural voices: made once, read by every training.
 
-`planned` says what clip number i is: any prefix of the plan is balanced over requests, phrasings and voices. A bank is a
-folder: `index.jsonl`, a line per clip, and `clips.opus`, all clips in a row, each an Ogg file of its own.
+`planned` says what clip number i is: any prefix of the plan is balanced over requests, phrasings and voices. A bank is
+a folder: `index.jsonl`, a line per clip, and `clips.opus`, all clips in a row, each an Ogg file of its own.
 """
 
 import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from rich.progress import track
 
 from .clock import SAMPLE_RATE
 from .coding import decoded, encoded
@@ -23,33 +24,10 @@ from .speech_judge import align_phonemes
 from .splits import HELD_OUT_SUMS, SPLITS, is_held_out_phrasing, phrasing
 
 # How often each request comes in a round; what has many answers comes more often.
-_ROUND = tuple(
-    [
-        "plus",
-        "greet",
-        "myname",
-        "color",
-        "name",
-        "object",
-        "stop",
-        "fingers",
-        "other",
-        "plus",
-        "recall",
-        "myname",
-        "did",
-        "backchannel",
-        "smile",
-        "color",
-        "count",
-        "plus",
-        "bye",
-        "paused0",
-        "object",
-        "myname",
-        "paused1",
-        "other",
-    ]
+_ROUND = (
+    *("plus", "greet", "myname", "color", "name", "object", "stop", "fingers"),
+    *("other", "plus", "recall", "myname", "did", "backchannel", "smile", "color"),
+    *("count", "plus", "bye", "paused0", "object", "myname", "paused1", "other"),
 )
 _SPLIT_ROUND = ("train",) * 3 + ("test",) + ("train",) * 7 + ("val",) + ("train",) * 4  # 14 : 1 : 1
 _CODEC = ("ogg", "libopus", 32_000)
@@ -61,8 +39,9 @@ _QUESTIONS = ["what", "who", "how", "do", "did", "am", "is", "are", "can", "coul
 class Clip:
     """One utterance: `text` in the words of the grammar, `written` as it was given to the voice.
 
-    request: of `NATURAL_PHRASINGS`, or "other" (not for the agent), "paused0", "paused1" (halves of a question). slots: the
-    name or numbers in it. phonemes: where each lies, in seconds. offset, num_bytes: of its Ogg file in `clips.opus`.
+    request: of `NATURAL_PHRASINGS`, or "other" (not for the agent), "paused0", "paused1" (halves of a question).
+    slots: the name or numbers in it. phonemes: where each lies, in seconds. offset, num_bytes: of its Ogg file in
+        `clips.opus`.
     """
 
     number: int
@@ -87,7 +66,7 @@ def planned() -> Iterator[Clip]:
 
 
 def _plan_of(split: str) -> Iterator[Clip]:
-    """Voices come in shuffled rounds, slots and other speech too; requests in a fixed round; phrasings as users vary."""
+    """Voices come in shuffled rounds, slots and other speech too; requests in a fixed round; phrasings by chance."""
     rng = np.random.default_rng([SPLITS.index(split), 17])
     voices, slots = _shuffled(speakers(split), rng), _slots(split, rng)
     other = _shuffled([text for text in OTHER_SPEECH if (split == "train") != is_held_out_phrasing(text)], rng)
@@ -164,15 +143,10 @@ class BankWriter:
         self._index, self._sound = folder / "index.jsonl", folder / "clips.opus"
         there = read_index(folder)
         for clip, plan in zip(there, planned(), strict=False):
-            if (clip.number, clip.written, clip.voice, clip.speed) != (
-                plan.number,
-                plan.written,
-                plan.voice,
-                plan.speed,
-            ):
+            if (clip.written, clip.voice, clip.speed) != (plan.written, plan.voice, plan.speed):
                 raise ValueError(
-                    f"{folder}: clip {clip.number} is {clip.written!r} by {clip.voice}, the plan says {plan.written!r} by "
-                    f"{plan.voice}; make this bank in another folder"
+                    f"{folder}: clip {clip.number} is {clip.written!r} by {clip.voice}, the plan says "
+                    f"{plan.written!r} by {plan.voice}; make this bank in another folder"
                 )
         self.num_clips = len(there)
         self._size = there[-1].offset + there[-1].num_bytes if there else 0
@@ -190,6 +164,24 @@ class BankWriter:
             index.write(_line(clip) + "\n")
         self._size += len(data)
         self.num_clips += 1
+
+
+def make_bank(folder: Path, num_clips: int, say: Callable[[Clip], np.ndarray], apply: Callable = map) -> int:
+    """Make a bank, or make it longer, until it holds `num_clips`; returns how many it holds.
+
+    Args:
+        say: speaks one clip, `(num_samples,)` float32 at 24 kHz.
+        apply: `map`, or `imap` of a pool of processes: results in order.
+
+    Raises:
+        ValueError: the bank there was made by another plan.
+    """
+    bank = BankWriter(folder)
+    missing = range(bank.num_clips, num_clips)
+    first, again = (itertools.islice(planned(), missing.start, missing.stop) for _ in range(2))
+    for clip, wave in track(zip(first, apply(say, again), strict=True), "speaking", len(missing)):
+        bank.append(clip, trimmed(wave))
+    return bank.num_clips
 
 
 def _line(clip: Clip) -> str:
