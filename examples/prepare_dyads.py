@@ -20,10 +20,20 @@ from duplex_world.agent_voice import AgentVoice
 from duplex_world.augment import other_camera, other_room, own_echo, photograph
 from duplex_world.clock import FRAME_RATE, UNIT_FRAMES, unit_at
 from duplex_world.dyad import Dyad, build_dyad
-from duplex_world.grammar import NAMES, USER_PHRASINGS, agent_phrases, fingers_phrase, phrasings
+from duplex_world.grammar import (
+    NAMES,
+    NATURAL_PHRASINGS,
+    USER_PHRASINGS,
+    agent_phrases,
+    fingers_phrase,
+    phrasings,
+    spelled_out,
+)
 from duplex_world.render import render_frames
 from duplex_world.scenarios import SCENARIOS
+from duplex_world.splits import split_of
 from duplex_world.tensors import to_video
+from duplex_world.voice_bank import VoiceBank
 from rich.progress import track
 from safetensors.torch import save_file
 from streamer_core import StreamerTokenizer
@@ -44,11 +54,12 @@ PHOTOGRAPH_SHARE = 0.25
 HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()  # in hardware; elsewhere it would be slower
 
 
-def build_tokenizer() -> StreamerTokenizer:
+def build_tokenizer(table: dict[str, tuple[str, ...]] = USER_PHRASINGS) -> StreamerTokenizer:
     """Every word of the world is one token; anything else is spelled by bytes. Which of two equally frequent pieces
     gets the lower id may differ between machines: weights go with their own (`--tokenizer`)."""
-    requests = [text for request in USER_PHRASINGS for text in phrasings(request)]
+    requests = [text for request in table for text in phrasings(request, table)]
     users = [text % tuple(NAMES[: text.count("%s")]) for text in requests]
+    users = [" ".join(long for word in text.split() for long in spelled_out(word)) for text in users]
     return StreamerTokenizer.train((agent_phrases() + users + [*PROMPTS.values()]) * 4, vocab_size=640)
 
 
@@ -67,7 +78,7 @@ def heard_words(dyad: Dyad) -> list[list[str]]:
     """Per unit the user's words that ended in the unit before: by then they can be known."""
     words: list[list[str]] = [[] for _ in range(dyad.num_units)]
     for end, word in dyad.user_word_ends:
-        words[min(unit_at(end) + 1, dyad.num_units - 1)].append(word)
+        words[min(unit_at(end) + 1, dyad.num_units - 1)] += spelled_out(word)
     return words
 
 
@@ -143,14 +154,24 @@ def main(
     first_seed: int = 0,
     scenarios: Annotated[str, typer.Option(help="names, repeated for more of a kind")] = MIX,
     tokenizer: Annotated[Path | None, typer.Option(help="of weights that shall be trained on; else a new one")] = None,
+    bank: Annotated[Path | None, typer.Option(help="natural voices, of make_voice_bank.py")] = None,
+    natural_share: Annotated[float, typer.Option(help="of the users, if there is a bank")] = 0.8,
     response_delay: int = 1,
     num_threads: int = 1,
 ) -> None:
     torch.set_num_threads(num_threads)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = StreamerTokenizer.from_pretrained(tokenizer) if tokenizer else build_tokenizer()
+    table = USER_PHRASINGS if bank is None else NATURAL_PHRASINGS
+    tokenizer = StreamerTokenizer.from_pretrained(tokenizer) if tokenizer else build_tokenizer(table)
     tokenizer.save_pretrained(out / "tokenizer")
     voice, names = AgentVoice(), scenarios.split()
+    natural = bank and VoiceBank(bank, split_of(first_seed))
+
+    def built(seed: int) -> Dyad:
+        is_natural = np.random.default_rng([seed, 200]).random() < natural_share
+        spoken = natural if is_natural else None
+        return build_dyad(seed, names[seed % len(names)], voice, response_delay, spoken, varies_throats=bool(natural))
+
     coders = (
         audio_vae and CausalAudioVAE.from_pretrained(audio_vae),
         video_vae and CausalVideoVAE.from_pretrained(video_vae),
@@ -158,7 +179,7 @@ def main(
     store(
         out,
         range(first_seed, first_seed + num_dyads),
-        lambda seed: encode_dyad(build_dyad(seed, names[seed % len(names)], voice, response_delay), tokenizer, *coders),
+        lambda seed: encode_dyad(built(seed), tokenizer, *coders),
     )
     typer.echo(f"{num_dyads} dyads in {out}")
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.signal import butter, fftconvolve, sosfilt
 
 from .clock import SAMPLE_RATE
+from .coding import decoded, encoded
 
 # Colour photographs that scikit-image's wheel holds, all CC0 or public domain; credits are in README.md.
 _PHOTOGRAPHS = (
@@ -21,6 +22,7 @@ _PHOTOGRAPHS = (
     "hubble_deep_field.jpg",
 )
 _MU = 255.0
+_CODECS = (("ogg", "libopus", 12_000), ("ogg", "libopus", 20_000), ("mp3", "libmp3lame", 32_000))
 
 
 @functools.cache
@@ -46,15 +48,26 @@ def other_room(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Another room, microphone and line for `(N,)` float audio at 24 kHz: each effect in a part of the cases."""
     if rng.random() < 0.4:
         audio = _reverberate(audio, rng)
-    if rng.random() < 0.3:  # resampling: a line that carries nothing above 3.4 to 8 kHz
-        cutoff = rng.uniform(3_400, 8_000)
+    if rng.random() < 0.5:
+        audio = _tilted(audio, rng.uniform(-4, 4))
+    if rng.random() < 0.5:  # a line that carries nothing above 3 to 7.5 kHz
+        cutoff = rng.uniform(3_000, 7_500)
         audio = sosfilt(butter(6, cutoff, fs=SAMPLE_RATE, output="sos"), audio)
-    if rng.random() < 0.15:  # codec: 8-bit mu-law, as telephones have it
+    if rng.random() < 0.2:
+        audio = decoded(encoded(audio, *_CODECS[rng.integers(len(_CODECS))]), len(audio))
+    if rng.random() < 0.15:  # 8-bit mu-law, as telephones have it
         level = np.sign(audio) * np.log1p(_MU * np.abs(np.clip(audio, -1, 1))) / np.log1p(_MU)
         level = np.round(level * 127) / 127
         audio = np.sign(level) * np.expm1(np.abs(level) * np.log1p(_MU)) / _MU
     audio = audio * 10 ** (rng.uniform(-12, 3) / 20)
     return np.clip(audio + _background_noise(len(audio), rng), -1, 1).astype(np.float32)
+
+
+def _tilted(audio: np.ndarray, decibels: float) -> np.ndarray:
+    """Louder by so much in every octave above 1 kHz, quieter below; flat beyond 100 Hz and 8 kHz."""
+    spectrum = np.fft.rfft(audio)
+    octaves = np.log2(np.clip(np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE), 100, 8_000) / 1_000)
+    return np.fft.irfft(spectrum * 10 ** (decibels * octaves / 20), len(audio))
 
 
 def _reverberate(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -12,11 +12,12 @@ from .clock import FRAME_RATE, SAMPLE_RATE, UNIT_FRAMES, UNIT_SAMPLES, frame_at,
 from .face import AGENT, Identity, random_identity
 from .grammar import COLORS, NUMBERS, OBJECTS
 from .motion import attend, hold, idle_motion, nod, show_fingers, smile, wave, write_at
-from .phonemes import espeak_viseme, mouth_track
+from .phonemes import mouth_track
 from .scenarios import DIRECTED, SCENARIOS
 from .script import AgentSegment, Behavior, Expectation, Script, UserSegment, VisualEvent
 from .shapes import Tracks
 from .splits import HELD_OUT_PAIRS, HELD_OUT_SUMS, split_of, user_identity_seed
+from .voice_bank import VoiceBank
 
 _FADE_SAMPLES = 1_200  # 50 ms: a voice that breaks off does not click
 _QUIET_POWER = 0.003  # stands for the power of speech where there is none to set the noise by
@@ -52,6 +53,7 @@ class Dyad:
     user_identity: Identity
     agent_identity: Identity
     user_voice: str
+    is_natural: bool  # everything the user says comes from a bank of natural voices
     snr_db: float
     user_word_ends: list[tuple[float, str]]
     agent_words: list[list[str]]
@@ -67,8 +69,9 @@ class Dyad:
     def is_held_out_combination(self) -> bool:
         """Whether this shows a colour and object, or asks a sum, that never occurs in training."""
         shown = {(event.color, event.object) for event in self.visual_events}
-        sums = {f"what is {NUMBERS[a]} plus {NUMBERS[b]}" for a, b in HELD_OUT_SUMS}
-        return bool(shown & HELD_OUT_PAIRS) or any(segment.text in sums for segment in self.user_segments)
+        sums = {(NUMBERS[a], NUMBERS[b]) for a, b in HELD_OUT_SUMS}
+        numbers = (tuple(word for word in segment.text.split() if word in NUMBERS) for segment in self.user_segments)
+        return bool(shown & HELD_OUT_PAIRS) or not sums.isdisjoint(numbers)
 
     def labels(self) -> dict:
         """Everything but signals, ready for JSON."""
@@ -96,7 +99,12 @@ class Dyad:
 
 
 def build_dyad(
-    seed: int, scenario: str | None = None, voice: AgentVoice | None = None, response_delay: int = 1
+    seed: int,
+    scenario: str | None = None,
+    voice: AgentVoice | None = None,
+    response_delay: int = 1,
+    bank: VoiceBank | None = None,
+    varies_throats: bool = False,
 ) -> Dyad:
     """One synthetic dyad; the same arguments always give the same one.
 
@@ -105,6 +113,8 @@ def build_dyad(
         scenario: one of `SCENARIOS` or `DIRECTED`; None lets the seed choose among the first.
         voice: the agent's voice; pass one when building many. None loads it.
         response_delay: units between what a model takes in and when its response plays (DESIGN section 4), 1 or 2.
+        bank: natural voices of the seed's split for the user; None, or what is missing there, is spoken by espeak-ng.
+        varies_throats: half of the users' speech is resampled by up to 18 %, which moves its formants; for training.
 
     Raises:
         ValueError: seed, scenario or response_delay outside what exists.
@@ -117,7 +127,7 @@ def build_dyad(
     split = split_of(seed)
     scenario = scenario or list(SCENARIOS)[np.random.default_rng([seed, 1]).integers(len(SCENARIOS))]
     rng = np.random.default_rng([seed, 2 + list(all_scenarios).index(scenario)])
-    script = Script(rng, split, voice or AgentVoice(), response_delay)
+    script = Script(rng, split, voice or AgentVoice(), response_delay, bank, varies_throats)
     num_units = all_scenarios[scenario](script) + int(rng.integers(5, 9))
     user_audio, snr_db = _user_audio(script, num_units)
     agent_audio, agent_words, agent_speaking = _agent_speech(script, num_units)
@@ -135,6 +145,7 @@ def build_dyad(
         user_identity=random_identity(user_identity_seed(split, rng)),
         agent_identity=AGENT,
         user_voice=script.user_voice,
+        is_natural=all(said.is_natural for _, said in script.user_waves),
         snr_db=snr_db,
         user_word_ends=_word_ends(script),
         agent_words=agent_words,
@@ -157,8 +168,8 @@ def _user_audio(script: Script, num_units: int) -> tuple[np.ndarray, float]:
     """The user's microphone: speech at some gain in white noise of some level."""
     audio = np.zeros(num_units * UNIT_SAMPLES, np.float32)
     snr_db, gain = script.rng.uniform(18, 45), script.rng.uniform(0.5, 1.0)
-    for start, wave_, _ in script.user_waves:
-        _add(audio, gain * wave_, int(start * SAMPLE_RATE))
+    for start, said in script.user_waves:
+        _add(audio, gain * said.wave, int(start * SAMPLE_RATE))
     power = np.mean(audio[audio != 0] ** 2) if audio.any() else _QUIET_POWER
     noise = script.rng.standard_normal(len(audio), np.float32)
     audio += noise * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
@@ -168,8 +179,8 @@ def _user_audio(script: Script, num_units: int) -> tuple[np.ndarray, float]:
 def _word_ends(script: Script) -> list[tuple[float, str]]:
     """The end of each run of phonemes that belong to one word."""
     ends = []
-    for start, _, phonemes in script.user_waves:
-        for span, following in zip(phonemes, [*phonemes[1:], None], strict=True):
+    for start, said in script.user_waves:
+        for span, following in zip(said.phonemes, [*said.phonemes[1:], None], strict=True):
             if span.word and (following is None or following.word != span.word):
                 ends.append((start + span.end, span.word))
     return ends
@@ -198,9 +209,8 @@ def _user_motion(script: Script, num_frames: int) -> Tracks:
     motion = idle_motion(num_frames, script.rng, liveliness=1.4)
     motion["hand_x"] += script.rng.uniform(-9, 9)
     motion["hand_y"] += script.rng.uniform(-10, 8)
-    for start, wave_, phonemes in script.user_waves:
-        mouth = mouth_track(phonemes, int(np.ceil(len(wave_) * FRAME_RATE / SAMPLE_RATE)), espeak_viseme)
-        write_at(motion, mouth, frame_at(start))
+    for start, said in script.user_waves:
+        write_at(motion, said.mouth(), frame_at(start))
     for event in script.visual_events:
         first, end = frame_at(event.start), min(num_frames, frame_at(event.end))
         if event.kind == "smile":

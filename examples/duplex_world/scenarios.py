@@ -8,49 +8,45 @@ from collections.abc import Callable
 from .clock import unit_at, units_for
 from .grammar import COUNT, NAMES, NUMBERS, color_phrase, fingers_phrase, object_phrase
 from .script import STOP_LIMIT_UNITS, Behavior, Expectation, Script, seconds_of
-from .splits import addends, color_and_object, phrasing
+from .splits import addends, color_and_object
 
 _WAVE_NOTICED = 0.64  # seconds of waving before it can be taken for a wave
 
 
-def _phrasing(script: Script, request: str) -> str:
-    return phrasing(script.split, script.rng, request)
-
-
 def greet(script: Script) -> int:
     """The user greets."""
-    return script.ask(_phrasing(script, "greet"), "hello nice to meet you", script.start)
+    return script.ask(script.utterance("greet"), "hello nice to meet you", script.start)
 
 
 def name(script: Script) -> int:
     """The user asks who the agent is."""
-    return script.ask(_phrasing(script, "name"), "my name is ada", script.start)
+    return script.ask(script.utterance("name"), "my name is ada", script.start)
 
 
 def bye(script: Script) -> int:
     """The user takes leave."""
-    return script.ask(_phrasing(script, "bye"), "goodbye see you soon", script.start)
+    return script.ask(script.utterance("bye"), "goodbye see you soon", script.start)
 
 
 def plus(script: Script) -> int:
     """A small sum."""
     a, b = addends(script.split, script.rng)
-    question = _phrasing(script, "plus") % (NUMBERS[a], NUMBERS[b])
+    question = script.utterance("plus", NUMBERS[a], NUMBERS[b])
     return script.ask(question, f"the answer is {NUMBERS[a + b]}", script.start)
 
 
 def myname(script: Script) -> int:
     """The user says their name."""
     user = script.choose(NAMES)
-    return script.ask(_phrasing(script, "myname") % user, f"nice to meet you {user}", script.start)
+    return script.ask(script.utterance("myname", user), f"nice to meet you {user}", script.start)
 
 
 def recall(script: Script) -> int:
     """The user says their name and asks for it later."""
     user = script.choose(NAMES)
-    met = script.ask(_phrasing(script, "myname") % user, f"nice to meet you {user}", script.start)
+    met = script.ask(script.utterance("myname", user), f"nice to meet you {user}", script.start)
     later = seconds_of(met + int(script.rng.integers(3, 12)))
-    return script.ask(_phrasing(script, "recall"), f"your name is {user}", later)
+    return script.ask(script.utterance("recall"), f"your name is {user}", later)
 
 
 def _already_shown(script: Script) -> float:
@@ -62,21 +58,21 @@ def color(script: Script) -> int:
     """What colour is the thing in the user's hand?"""
     shade, thing = color_and_object(script.split, script.rng)
     script.user_shows("hold", _already_shown(script), object=thing, color=shade)
-    return script.ask(_phrasing(script, "color"), color_phrase(shade), script.start, needs_vision=True)
+    return script.ask(script.utterance("color"), color_phrase(shade), script.start, needs_vision=True)
 
 
 def object_(script: Script) -> int:
     """What is in the user's hand?"""
     shade, thing = color_and_object(script.split, script.rng)
     script.user_shows("hold", _already_shown(script), object=thing, color=shade)
-    return script.ask(_phrasing(script, "object"), object_phrase(shade, thing), script.start, needs_vision=True)
+    return script.ask(script.utterance("object"), object_phrase(shade, thing), script.start, needs_vision=True)
 
 
 def fingers(script: Script) -> int:
     """How many fingers are up?"""
     count = int(script.rng.integers(0, 6))
     script.user_shows("fingers", _already_shown(script), fingers=count)
-    return script.ask(_phrasing(script, "fingers"), fingers_phrase(count), script.start, needs_vision=True)
+    return script.ask(script.utterance("fingers"), fingers_phrase(count), script.start, needs_vision=True)
 
 
 def smile(script: Script) -> int:
@@ -85,7 +81,7 @@ def smile(script: Script) -> int:
     if smiling:
         script.user_shows("smile", script.start - 0.4, script.start + 4)
     answer = "yes you are smiling" if smiling else "no you are not smiling"
-    return script.ask(_phrasing(script, "smile"), answer, script.start, needs_vision=True)
+    return script.ask(script.utterance("smile"), answer, script.start, needs_vision=True)
 
 
 def _wave_and_be_greeted(script: Script, duration: float) -> int:
@@ -110,12 +106,12 @@ def did(script: Script) -> int:
     if script.rng.random() < 0.5:
         end = _wave_and_be_greeted(script, 1.4)
         ask_at, answer = seconds_of(end + 4) + 0.3, "you waved at me"
-    return script.ask(_phrasing(script, "did"), answer, ask_at, needs_vision=True)
+    return script.ask(script.utterance("did"), answer, ask_at, needs_vision=True)
 
 
 def _ask_to_count(script: Script) -> tuple[float, int, int]:
     """When the request ends, the unit in which counting starts, and how many units it takes."""
-    end = script.user_says(_phrasing(script, "count"), "question", script.start)
+    end = script.user_says(script.utterance("count"), "question", script.start)
     return end, script.reaction_unit(end), units_for(len(script.voice(COUNT).wave))
 
 
@@ -133,7 +129,7 @@ def backchannel(script: Script) -> int:
     end = script.agent_says(COUNT, first)
     script.expect_answer(COUNT, asked, end)
     at = seconds_of(first + int(script.rng.integers(5, length - 8)))
-    script.user_says(_phrasing(script, "backchannel"), "backchannel", at)
+    script.user_says(script.utterance("backchannel"), "backchannel", at)
     script.expect.append(Expectation("continue", unit_at(at), min(end, unit_at(at) + 8)))
     return end
 
@@ -142,7 +138,7 @@ def interrupt(script: Script) -> int:
     """The user stops the counting agent: it falls silent, then says so."""
     _, first, length = _ask_to_count(script)
     at = seconds_of(first + int(script.rng.integers(5, length - 8))) + script.rng.uniform(0, 0.16)
-    said = script.user_says(_phrasing(script, "stop"), "interrupt", at)
+    said = script.user_says(script.utterance("stop"), "interrupt", at)
     onset = unit_at(at)
     quiet = onset + 2 + script.response_delay  # two more units tell "stop" from "uh huh"
     script.agent_says(COUNT, first, end_unit=quiet)
@@ -156,10 +152,10 @@ def pause(script: Script) -> int:
     """A question with a pause in its middle: the agent waits for the end."""
     shade, thing = color_and_object(script.split, script.rng)
     script.user_shows("hold", 0.3, object=thing, color=shade)
-    broke_off = script.user_says("what color", "part", script.start)
+    broke_off = script.user_says(script.utterance("paused0"), "part", script.start)
     resumed = broke_off + script.rng.uniform(0.6, 1.3)
     script.expect_silence(unit_at(broke_off) + 1, unit_at(resumed), "pause")
-    done = script.user_says("is it", "question", resumed)
+    done = script.user_says(script.utterance("paused1"), "question", resumed)
     return script.answer(color_phrase(shade), done, needs_vision=True)
 
 

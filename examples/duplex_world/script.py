@@ -3,20 +3,46 @@
 Times are wall clock: the user acts at any moment (seconds), the agent acts on units.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.signal import resample_poly
 
 from .agent_voice import AgentVoice
-from .clock import SAMPLE_RATE, UNIT_SECONDS, unit_at, units_for
+from .clock import FRAME_RATE, SAMPLE_RATE, UNIT_SECONDS, unit_at, units_for
 from .espeak import speak
-from .phonemes import PhonemeSpan
-from .splits import USER_VOICES
+from .grammar import PAUSED_QUESTION, USER_PHRASINGS
+from .phonemes import PhonemeSpan, arpabet_viseme, espeak_viseme, mouth_track
+from .splits import USER_VOICES, phrasing
+from .voice_bank import VoiceBank
 
 _AUDIBLE = 0.01
+_OTHER_THROATS = 0.5  # share of the users whose speech is resampled, which moves its formants
+_LONGEST_THROAT = 1.18
 _TAIL_SAMPLES = 600  # 25 ms kept after the last audible sample of a user's phrase
 SAY_SLACK_UNITS = 8  # how many units after the reference's end an answer still counts
 STOP_LIMIT_UNITS = 5  # an interrupted agent is silent this many units (plus the response delay) after the onset
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """What a user says: `text`, the sound `(num_samples,)` at 24 kHz, and where its phonemes lie."""
+
+    text: str
+    wave: np.ndarray
+    phonemes: list[PhonemeSpan]
+    is_natural: bool  # a recorded clip of a bank, whose phonemes are ARPABET's
+
+    def mouth(self) -> dict[str, np.ndarray]:
+        """The lips of whoever says this."""
+        num_frames = int(np.ceil(len(self.wave) * FRAME_RATE / SAMPLE_RATE))
+        return mouth_track(self.phonemes, num_frames, arpabet_viseme if self.is_natural else espeak_viseme)
+
+    def resampled(self, factor: float) -> "Utterance":
+        """As a throat `factor` times as long says it: lower and slower."""
+        wave = resample_poly(self.wave, round(100 * factor), 100).astype(np.float32)
+        spans = [span._replace(start=span.start * factor, end=span.end * factor) for span in self.phonemes]
+        return Utterance(self.text, wave, spans, self.is_natural)
 
 
 @dataclass(frozen=True)
@@ -99,21 +125,26 @@ class Script:
     split: str
     voice: AgentVoice
     response_delay: int
+    bank: VoiceBank | None = None  # natural voices; without it users speak by espeak-ng
+    varies_throats: bool = False  # half of the users speak as longer or shorter throats do
     user_voice: str = ""
     user_rate: int = 0
     user_pitch: int = 0
     start: float = 0.0  # when the user first acts, in seconds
     user_segments: list[UserSegment] = field(default_factory=list)
-    user_waves: list[tuple[float, np.ndarray, list[PhonemeSpan]]] = field(default_factory=list)
+    user_waves: list[tuple[float, Utterance]] = field(default_factory=list)
     visual_events: list[VisualEvent] = field(default_factory=list)
     agent_segments: list[AgentSegment] = field(default_factory=list)
     directives: list[Behavior] = field(default_factory=list)  # typed in their `first_unit`, done when that is noticed
     expect: list[Expectation] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.user_voice = self.choose(USER_VOICES[self.split])
+        self.user_voice = self.espeak_voice = self.choose(USER_VOICES[self.split])
         self.user_rate = int(self.rng.integers(140, 185))
         self.user_pitch = int(self.rng.integers(35, 70))
+        self.user_throat = 1.0
+        if self.varies_throats and self.rng.random() < _OTHER_THROATS:
+            self.user_throat = self.rng.uniform(1 / _LONGEST_THROAT, _LONGEST_THROAT)
         self.start = self.rng.uniform(0.8, 2.0)
 
     def choose(self, options: tuple[str, ...]) -> str:
@@ -124,14 +155,30 @@ class Script:
         """First unit in which the agent may react to what happened at `seconds` (the law of replies)."""
         return unit_at(seconds) + 1 + self.response_delay
 
-    def user_says(self, text: str, kind: str, at: float) -> float:
-        """The user starts `text` at `at` seconds; returns when the speech ends."""
-        wave, phonemes = speak(text, self.user_voice, self.user_rate, self.user_pitch)
-        audible = np.flatnonzero(np.abs(wave) > _AUDIBLE)
-        wave = wave[: audible[-1] + _TAIL_SAMPLES]
-        end = at + len(wave) / SAMPLE_RATE
-        self.user_waves.append((at, wave, phonemes))
-        self.user_segments.append(UserSegment(float(at + audible[0] / SAMPLE_RATE), float(end), text, kind))
+    def utterance(self, request: str, *slots: str) -> Utterance:
+        """One way to put `request`: of `USER_PHRASINGS`, or "paused0" and "paused1", the halves of a question."""
+        clips = self.bank.of(request, slots) if self.bank else []
+        if clips:
+            # One user keeps one voice as far as the bank has its clips.
+            clips = [clip for clip in clips if clip.voice == self.user_voice] or clips
+            clip = clips[self.rng.integers(len(clips))]
+            self.user_voice = clip.voice
+            said = Utterance(clip.text, self.bank.wave(clip), clip.phonemes, True)
+        else:
+            text = PAUSED_QUESTION[int(request[-1])] if request not in USER_PHRASINGS else None
+            text = text or phrasing(self.split, self.rng, request)
+            text = text % slots if slots else text
+            voice = self.espeak_voice
+            said = Utterance(text, *speak(text, voice, self.user_rate, self.user_pitch), False)
+        return said if self.user_throat == 1 else said.resampled(self.user_throat)
+
+    def user_says(self, said: Utterance, kind: str, at: float) -> float:
+        """The user starts `said` at `at` seconds; returns when the speech ends."""
+        audible = np.flatnonzero(np.abs(said.wave) > _AUDIBLE)
+        said = replace(said, wave=said.wave[: audible[-1] + _TAIL_SAMPLES])
+        end = at + len(said.wave) / SAMPLE_RATE
+        self.user_waves.append((at, said))
+        self.user_segments.append(UserSegment(float(at + audible[0] / SAMPLE_RATE), float(end), said.text, kind))
         return end
 
     def user_shows(self, kind: str, start: float, end: float = 1e9, **what: str | int) -> None:
@@ -156,7 +203,7 @@ class Script:
         self.agent_segments.append(AgentSegment(unit, end, full_end, text, waves))
         return end
 
-    def ask(self, question: str, answer: str, at: float, needs_vision: bool = False) -> int:
+    def ask(self, question: Utterance, answer: str, at: float, needs_vision: bool = False) -> int:
         """The user asks, the agent answers in time; returns the unit after the answer."""
         end = self.user_says(question, "question", at)
         return self.answer(answer, end, needs_vision=needs_vision)

@@ -39,6 +39,7 @@ def align_phonemes(wave: np.ndarray, text: str, sample_rate: int = SAMPLE_RATE) 
     if unknown:
         raise ValueError(f"not in the pronouncing dictionary: {', '.join(unknown)}; spell them as English words")
     pcm = to_pcm(wave, sample_rate)
+    decoder.reinit_feat()  # what was heard before would move the times a little
     decoder.set_align_text(" ".join(words))
     listen(decoder, pcm)
     if decoder.hyp() is None:

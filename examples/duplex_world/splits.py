@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 
-from .grammar import COLORS, OBJECTS, USER_PHRASINGS, phrasings
+from .grammar import COLORS, NATURAL_PHRASINGS, OBJECTS, USER_PHRASINGS, phrasings
 
 SPLIT_SIZE = 1_000_000  # seeds per split: train 0.., val 1,000,000.., test 2,000,000..
 SPLITS = ("train", "val", "test")
@@ -58,16 +58,18 @@ def user_identity_seed(split: str, rng: np.random.Generator) -> int:
 
 def is_held_out_phrasing(text: str) -> bool:
     """Whether a request template is kept from training: a quarter of those with an opening."""
-    plain = any(text in texts for texts in USER_PHRASINGS.values())
+    plain = any(text in texts for texts in NATURAL_PHRASINGS.values())
     return not plain and zlib.crc32(text.encode()) % 4 == 0
 
 
-def phrasing(split: str, rng: np.random.Generator, request: str) -> str:
+def phrasing(
+    split: str, rng: np.random.Generator, request: str, table: dict[str, tuple[str, ...]] = USER_PHRASINGS
+) -> str:
     """How a user puts a request, half of the time without an opening; in training never a held-out phrasing."""
-    plain = USER_PHRASINGS[request]
+    plain = table[request]
     if rng.random() < 0.5:
         return plain[rng.integers(len(plain))]
-    options = [text for text in phrasings(request) if split != "train" or not is_held_out_phrasing(text)]
+    options = [text for text in phrasings(request, table) if split != "train" or not is_held_out_phrasing(text)]
     return options[rng.integers(len(options))]
 
 
