@@ -88,7 +88,8 @@ class LatencyLedger:
     """The timings of a session's latest units.
 
     Spans, in the order of the cycle: `form` (the unit becomes a batch), `encode`, `context` (the pass over the user's
-    tokens), `slots` (language, token by token), `send`, `solve`, `commit`, `receive`, `decode`, `emit` (a unit again).
+    tokens and language as drafted), `slots` (the passes that revise it, if any), `send`, `solve`, `commit`, `receive`,
+    `decode`, `emit` (a unit again).
 
     Args:
         max_units: older ones are forgotten, so that a session of hours does not grow.
