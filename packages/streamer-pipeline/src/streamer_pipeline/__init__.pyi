@@ -2,6 +2,7 @@
 from .batch import SessionBatch
 from .channel import Channel, ChannelClosed, DistributedChannel, Parcel, ProcessChannel, ThreadChannel
 from .checkpoints import bundled_checkpoint
+from .conversation import ConversationWriter
 from .dyads import StoredDyad, read_dyads, read_world
 from .ledger import LatencyLedger, Span, StopWatch, UnitTiming
 from .media import RecordingError, RecordingReader, RecordingWriter, side_by_side
@@ -35,6 +36,7 @@ __all__ = [
     "AgentUnit",
     "Channel",
     "ChannelClosed",
+    "ConversationWriter",
     "DistributedChannel",
     "LatencyLedger",
     "MonotonicClock",
