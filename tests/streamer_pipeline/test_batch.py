@@ -3,7 +3,7 @@
 import pytest
 import torch
 from harness import memory_growth
-from streamer_pipeline import StreamerSession
+from streamer_pipeline import StreamerPipeline, StreamerSession, UserUnit
 from test_session import POLICIES, Fragile, assert_units_equal, run
 from tiny_parts import SIZE, open_session, random_units, tiny_pipeline
 
@@ -57,6 +57,22 @@ def test_joining_leaving_and_pausing_leave_the_others_streams_bit_for_bit(policy
     alone = hear({}, {}, ())
     assert_units_equal(hear({2: 20, 5: 30}, {9: 20, 12: 30}, (6, 7)), alone)
     assert_units_equal(hear({0: 20, 1: 30, 13: 40}, {11: 30}, ()), alone)
+
+
+def test_who_says_nothing_is_not_touched_by_the_revisions_of_who_speaks():
+    """The bundled agent in silence takes its draft as it is, while its neighbour says something new in every unit."""
+    pipeline = StreamerPipeline.from_pretrained()
+    silence = UserUnit(torch.zeros(1, 3840), torch.zeros(3, 4, *SIZE))
+
+    def hear(has_neighbour):
+        batch, session, answers = open_batch(pipeline, 2), open_session(pipeline, seed=1), []
+        batch.join(session)
+        batch.join(open_session(pipeline, seed=2, temperature=30.0))
+        for _ in range(6):
+            answers.append(batch.step(dict.fromkeys(batch.sessions if has_neighbour else [session], silence))[session])
+        return answers
+
+    assert_units_equal(hear(True), hear(False))
 
 
 def test_who_pauses_goes_on_as_if_nothing_had_been(pipeline):

@@ -262,7 +262,7 @@ def test_every_seed_and_unit_has_noise_of_its_own(pipeline):
         (seed, unit): response_noise(config, seed, unit)["video"].flatten() for seed in seeds for unit in range(20)
     }
     values = torch.stack(list(drawn.values()))
-    assert len(values.unique()) > 0.999 * values.numel() - 20 * values.shape[1]  # one seed is named twice
+    assert len(values.unique()) > 0.999 * values.numel()  # a few numbers are equal by chance
     assert abs(values.mean()) < 0.1 and abs(values.std() - 1) < 0.1
 
 
