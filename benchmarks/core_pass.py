@@ -63,8 +63,8 @@ class Contestants:
     def run_ours(self) -> Tensor:
         mask = torch.arange(self.keys.shape[3]) <= self.where[:, None]
         positions, slots = self.where.expand(1, 3, -1), self.where.expand(1, -1)
-        geometry = self.ours.model.geometry(positions, mask[None], self.keys.dtype, slots=slots)
-        return self.ours.model(self.embeddings, geometry, (self.keys, self.values))
+        attention_inputs = self.ours.model.attention_inputs(positions, mask[None], self.keys.dtype, slots=slots)
+        return self.ours.model(self.embeddings, attention_inputs, (self.keys, self.values))
 
     def run_dynamic(self) -> Tensor:
         hidden = self._run_theirs(self.dynamic)

@@ -22,7 +22,7 @@ from causal_vae import CausalVideoVAE
 from harness import ROOT, Setting, alternate, count_flops, machine_facts
 from scipy.optimize import nnls
 from streamer_core import (
-    KVLayout,
+    CacheSpec,
     StreamerConfig,
     StreamerModel,
     UnitLayout,
@@ -135,12 +135,12 @@ class Point:
     num_language_passes: int = 1
 
     @property
-    def kv_layout(self) -> KVLayout:
-        return KVLayout.for_policy(self.config, PROMPT_CAPACITY, self.capacity_units)
+    def cache_spec(self) -> CacheSpec:
+        return CacheSpec.for_policy(self.config, PROMPT_CAPACITY, self.capacity_units)
 
     @property
     def work(self) -> Work:
-        num_keys = self.kv_layout.num_slots
+        num_keys = self.cache_spec.num_slots
         first, *others = thinker_passes(self.config, num_keys, self.num_language_passes)
         return sum(others + performer_passes(self.config, self.num_steps, num_keys), first)
 
@@ -167,20 +167,20 @@ def unit_of_passes(point: Point) -> Callable[[], None]:
     """The Transformer's passes of one unit in a long conversation, with random weights."""
     torch.manual_seed(0)
     model = StreamerModel(point.config).eval()
-    layout, kv_layout = model.layout, point.kv_layout
-    kv = init_kv_state(kv_layout, 1)
+    layout, cache_spec = model.layout, point.cache_spec
+    kv = init_kv_state(cache_spec, 1)
     kv["unit"] += 10_000
     user = torch.randn(1, layout.num_user_tokens, point.config.hidden_size)
     language = torch.full((1, layout.num_language_slots), point.config.pad_token_id)
     response = torch.randn(1, layout.num_response_tokens, point.config.hidden_size)
 
     def run() -> None:
-        choose_language(model, context_pass(model, user, language, kv, kv_layout))
+        choose_language(model, context_pass(model, user, language, kv, cache_spec))
         for first in range(point.num_language_passes - 1):
-            revise_language(model, language, first, kv, kv_layout)
-        geometry = model.geometry(kv, kv_layout, layout.response)
+            revise_language(model, language, first, kv, cache_spec)
+        attention_inputs = model.attention_inputs(kv, cache_spec, layout.response)
         for _ in range(point.num_steps + 1):
-            model.step(response, kv, geometry)
+            model.step(response, kv, attention_inputs)
 
     return run
 
@@ -214,7 +214,7 @@ def measured_table(setting: Setting) -> str:
     for point, time, estimate, fitted in zip(swept, times, estimates, used, strict=True):
         gflop = (point.work.linear_flops + point.work.attention_flops) / 1e9
         error = f"{100 * (estimate / time - 1):+.0f} %{' (fitted)' if fitted else ''}"
-        kib = point.kv_layout.nbytes() / 1024
+        kib = point.cache_spec.nbytes() / 1024
         row = [point.sweep, point.label, f"{gflop:.2f}", f"{kib:,.0f}", f"{time:.1f}", f"{estimate:.1f}", error]
         rows.append(row)
     header = ["what varies", "value", "GFLOP", "K/V, KiB per side", "measured ms", "model ms", "error"]
@@ -315,7 +315,7 @@ def base_tables(device: Device = H100) -> str:
     variants.append(("context 375 units (1 min), response 16", windowed, 0))
     rows = []
     for name, variant, num_units in variants:
-        num_keys = KVLayout.for_policy(variant, PROMPT_CAPACITY, num_units).num_slots
+        num_keys = CacheSpec.for_policy(variant, PROMPT_CAPACITY, num_units).num_slots
         for num_steps in (2, 4, 8):
             thinker = device.floor_ms(thinker_passes(variant, num_keys, 1 + layout.num_language_slots, 2))
             performer = device.floor_ms(performer_passes(variant, num_steps, num_keys, 2))

@@ -25,14 +25,14 @@ def stage_calls(setting: Setting) -> dict[str, Callable[[], Any]]:
         session.step(unit)
     pipeline = session.pipeline
     thinker, performer, model = pipeline.thinker, pipeline.performer, pipeline.streamer
-    thinking, performing, kv_layout = session.state["thinker"], session.state["performer"], session.kv_layout
+    thinking, performing, cache_spec = session.state["thinker"], session.state["performer"], session.cache_spec
     unit, c = next(setting.user_units(1)), model.config
     text = torch.full((1, c.user_text_slots), c.pad_token_id)
     with torch.inference_mode():
         audio, video, _ = thinker.perceive(unit.audio[None], unit.video[None], thinking)
-        said = thinker.hear(text, audio, video, thinking, kv_layout)
-        tail = thinker.context_tail(thinking, kv_layout)
-        geometry = performer.receive(tail, performing, kv_layout)
+        said = thinker.context_pass(text, audio, video, thinking, cache_spec)
+        context_kv = thinker.context_kv(thinking, cache_spec)
+        attention_inputs = performer.receive(context_kv, performing, cache_spec)
     latents = {
         "audio": torch.randn(1, c.agent_audio_tokens, c.audio_token_dim),
         "video": torch.randn(1, c.agent_video_tokens, c.video_token_dim),
@@ -40,11 +40,11 @@ def stage_calls(setting: Setting) -> dict[str, Callable[[], Any]]:
     return {
         "encode audio": lambda: thinker.audio_encoder(unit.audio[None], thinking["audio_encoder"]),
         "encode video": lambda: thinker.video_encoder(unit.video[None], thinking["video_encoder"]),
-        "context": lambda: thinker.hear(text, audio, video, thinking, kv_layout),
-        "one revision of the language": lambda: revise_language(model, said, 0, thinking["kv"], kv_layout),
-        "receive": lambda: performer.receive(tail, performing, kv_layout),
-        "solve": lambda: performer.solve(latents, performing, geometry, session.options.num_steps),
-        "commit": lambda: performer.commit(latents, performing, geometry),
+        "context": lambda: thinker.context_pass(text, audio, video, thinking, cache_spec),
+        "one revision of the language": lambda: revise_language(model, said, 0, thinking["kv"], cache_spec),
+        "receive": lambda: performer.receive(context_kv, performing, cache_spec),
+        "solve": lambda: performer.solve(latents, performing, attention_inputs, session.options.num_steps),
+        "commit": lambda: performer.commit(latents, performing, attention_inputs),
         "decode": lambda: thinker.render(latents, thinking),
     }
 

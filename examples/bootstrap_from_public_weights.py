@@ -135,7 +135,7 @@ def report(pipeline: StreamerPipeline, given: dict[str, str | None], size: tuple
     counts = ", ".join(f"{name} {number}" for name, number in layout.counts.items())
     console.print(f"tokens per unit of 160 ms: {layout.num_tokens} ({counts})")
     held = pipeline.session_nbytes(height=size[0], width=size[1])
-    history = 2 * pipeline.kv_layout().nbytes()
+    history = 2 * pipeline.cache_spec().nbytes()
     console.print(f"bytes per session: {held:,} ({history:,} of history; the rest are states of encoders and decoders)")
 
 

@@ -1,4 +1,4 @@
-"""Build a split of the duplex world as a dataset: webdataset shards, `world.json` and a dataset card.
+"""Build a split of the duplex world as a dataset: webdataset shards, `dataset_info.json` and a dataset card.
 
     python examples/build_world.py --split test --num-dyads 180 --out runs/world
 
@@ -38,7 +38,7 @@ def main(
     if not names or not set(names) <= set(SCENARIOS):
         raise typer.BadParameter(f"scenarios {scenarios!r} are not among {' '.join(SCENARIOS)}")
     out.mkdir(parents=True, exist_ok=True)
-    voice, world = AgentVoice(), out / "world.json"
+    voice, world = AgentVoice(), out / "dataset_info.json"
     if not world.exists():
         world.write_text(json.dumps(describe_world(voice, response_delay), indent=1))
     elif (delay := json.loads(world.read_text())["response_delay"]) != response_delay:

@@ -16,7 +16,12 @@ import torch
 import torch.distributed as dist
 import typer
 from streamer_pipeline import AgentUnit, DistributedChannel, SplitSession, StreamerPipeline, UserUnit, perform
-from streamer_pipeline.context_parallel import ContextParallelPerformer, GroupChannel, UlyssesExchange, unit_nbytes
+from streamer_pipeline.runtime.context_parallel import (
+    ContextParallelPerformer,
+    GroupChannel,
+    UlyssesExchange,
+    unit_nbytes,
+)
 from streamer_pipeline.units import FRAMES_PER_UNIT, HEIGHT, SAMPLES_PER_UNIT, WIDTH
 
 FIRST = 1  # rank of the performer that the thinker talks to

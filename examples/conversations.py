@@ -9,7 +9,7 @@ import torch
 from causal_vae.training import EndlessBatches, random_seed
 from safetensors.torch import load_file
 from streamer_core import StreamerTokenizer
-from streamer_pipeline.training import DuplexBatch
+from streamer_pipeline.training.modules import DuplexBatch
 from torch import Tensor
 
 # A system prompt of three words names the task.

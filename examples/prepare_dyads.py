@@ -18,7 +18,7 @@ from causal_vae import CausalAudioVAE, CausalVideoVAE
 from conversations import PROMPTS
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.augment import other_camera, other_room, own_echo, photograph
-from duplex_world.clock import FRAME_RATE, UNIT_FRAMES, unit_at
+from duplex_world.clock import FRAME_RATE, FRAMES_PER_UNIT, unit_at
 from duplex_world.dyad import Dyad, build_dyad
 from duplex_world.grammar import (
     NAMES,
@@ -49,7 +49,7 @@ MIX = " ".join(
     ]
 )
 LOOK_SIZE = (64, 112)  # what the video encoder looks at, once per unit
-LOOKS = slice(UNIT_FRAMES - 1, None, UNIT_FRAMES)
+LOOKS = slice(FRAMES_PER_UNIT - 1, None, FRAMES_PER_UNIT)
 PHOTOGRAPH_SHARE = 0.25
 HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()  # in hardware; elsewhere it would be slower
 
@@ -85,7 +85,7 @@ def heard_words(dyad: Dyad) -> list[list[str]]:
 def seen_words(dyad: Dyad) -> list[list[str]]:
     """Per unit at most two words for what the user shows in its last frame."""
     motion, words = dyad.user_motion, []
-    for frame in range(dyad.num_units * UNIT_FRAMES)[LOOKS]:
+    for frame in range(dyad.num_units * FRAMES_PER_UNIT)[LOOKS]:
         shown: list[str] = []
         for event in dyad.visual_events:
             track_name = "smile" if event.kind == "smile" else "hand"
@@ -124,7 +124,7 @@ def encode_dyad(
         tensors["audio_latents"] = audio_vae.encode(torch.from_numpy(dyad.agent_audio)[None, None])[0].mean[0]
     if video_vae is not None:
         latents, past = [], None
-        for first in range(0, UNIT_FRAMES * dyad.num_units, 32):  # in pieces: a whole clip's activations are large
+        for first in range(0, FRAMES_PER_UNIT * dyad.num_units, 32):  # in pieces: a whole clip's activations are large
             frames = render_frames(dyad.agent_motion, dyad.agent_identity, frames=slice(first, first + 32))
             with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
                 posterior, past = video_vae.encode(to_video(frames)[None], past)

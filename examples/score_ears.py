@@ -26,7 +26,7 @@ from duplex_world.voice_bank import VoiceBank
 from prepare_dyads import LOOK_SIZE, LOOKS
 from rich.progress import track
 from streamer_pipeline import StreamerPipeline
-from streamer_pipeline.dyads import StoredDyad
+from streamer_pipeline.data.dyads import StoredDyad
 from streamer_pipeline.evaluation.closed_loop import converse, without_picture
 from streamer_pipeline.evaluation.statistics import Score, rate
 from streamer_pipeline.evaluation.turns import goes_on, stays_quiet, stops

@@ -18,14 +18,14 @@ import torch
 import torchaudio
 import typer
 from duplex_world.agent_voice import AgentVoice
-from duplex_world.clock import SAMPLE_RATE, UNIT_FRAMES, UNIT_MS, UNIT_SAMPLES
+from duplex_world.clock import FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT, UNIT_MS
 from duplex_world.dyad import Dyad, build_dyad
 from duplex_world.face import NEUTRAL, face_box
 from duplex_world.personas import PERSONAS
 from duplex_world.render import render_frames
 from duplex_world.tensors import to_video
 from rich.console import Console
-from streamer_pipeline import AgentUnit, PreparedWorld, StreamerPipeline, UserUnit, split_units
+from streamer_pipeline import AgentUnit, PreparedPersona, StreamerPipeline, UserUnit, split_units
 from streamer_pipeline.evaluation.report import tables, write_json
 from streamer_pipeline.evaluation.scorecard import Card, Scores
 from streamer_pipeline.evaluation.statistics import Score, quantile, rate
@@ -43,7 +43,7 @@ VOICED = 0.01  # of the loudest piece's power: what is below is not the voice
 AUDIBLE = 0.02  # amplitude
 SAMPLE_PHRASE = "hello nice to meet you"  # what the voice says in the prompt
 
-Worlds = dict[tuple[str, str], PreparedWorld]  # by face and voice
+Worlds = dict[tuple[str, str], PreparedPersona]  # by face and voice
 console = Console()
 
 
@@ -106,7 +106,7 @@ def spectrum(audio: np.ndarray) -> Tensor | None:
 
 
 def converse(
-    pipeline: StreamerPipeline, dyad: Dyad, worlds: list[PreparedWorld], is_told: bool = True
+    pipeline: StreamerPipeline, dyad: Dyad, worlds: list[PreparedPersona], is_told: bool = True
 ) -> list[list[AgentUnit]]:
     """The dyad's user talks to one agent per world, side by side in one batch; directives are typed if `is_told`."""
     frames = to_video(render_frames(dyad.user_motion, dyad.user_identity))
@@ -128,8 +128,8 @@ def converse(
 
 def on_the_wall_clock(units: list[AgentUnit], delay: int) -> tuple[Tensor, np.ndarray, list[str]]:
     """Frames (3, T, H, W), sound (N,) and words of each unit, where unit k plays `delay` units after the user's."""
-    video = torch.cat([units[0].video[:, :1].expand(-1, UNIT_FRAMES * delay, -1, -1), *(u.video for u in units)], 1)
-    audio = np.concatenate([np.zeros(UNIT_SAMPLES * delay, np.float32), *(u.audio[0].numpy() for u in units)])
+    video = torch.cat([units[0].video[:, :1].expand(-1, FRAMES_PER_UNIT * delay, -1, -1), *(u.video for u in units)], 1)
+    audio = np.concatenate([np.zeros(SAMPLES_PER_UNIT * delay, np.float32), *(u.audio[0].numpy() for u in units)])
     return video.clamp(-1, 1), audio, [""] * delay + [u.text for u in units]
 
 
@@ -169,9 +169,9 @@ def following(
     for directive in dyad.directives:
         first = directive.first_unit + 1
         said = directive.text in "".join(words[first : first + FOLLOW_UNITS])
-        window = seen[directive.name][UNIT_FRAMES * first : UNIT_FRAMES * (first + FOLLOW_UNITS)]
+        window = seen[directive.name][FRAMES_PER_UNIT * first : FRAMES_PER_UNIT * (first + FOLLOW_UNITS)]
         done = bool(window.any())
-        onset = UNIT_MS / UNIT_FRAMES * (UNIT_FRAMES + int(window.argmax())) if done else None
+        onset = UNIT_MS / FRAMES_PER_UNIT * (FRAMES_PER_UNIT + int(window.argmax())) if done else None
         results.append((directive.name, said, done, onset))
     return results
 
@@ -232,13 +232,13 @@ def main(
     says, judge = AgentVoice(), Judge()
     sample = says(SAMPLE_PHRASE).wave
     asked = {pair: world_of(*pair, sample, seed=1) for pair in product(PERSONAS, PERSONAS)}
-    worlds = {pair: pipeline.prepare_world(world) for pair, world in asked.items()}
+    worlds = {pair: pipeline.prepare_persona(world) for pair, world in asked.items()}
     whole, prepared = asked["ada", "ben"], worlds["ada", "ben"]
     columns = adherence(pipeline, worlds, judge, says, num_users)
     for name, scores in directives(pipeline, worlds, judge, says, num_directed).items():
         columns[name] = columns.get(name, {}) | scores
     columns["agent"] |= {
-        "prompt.prefill": milliseconds(lambda: pipeline.prepare_world(whole)),
+        "prompt.prefill": milliseconds(lambda: pipeline.prepare_persona(whole)),
         "prompt.session": milliseconds(lambda: pipeline.open_session(prompt=prepared)),
     }
     card = Card(columns, run={"checkpoint": str(checkpoint), "users": num_users, "directed": num_directed})

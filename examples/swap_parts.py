@@ -25,11 +25,11 @@ from prepare_dyads import encode_dyad
 from rich.console import Console
 from streamer_core import FlowMatchScheduler, StreamerModel, UniPCFlowScheduler
 from streamer_core.scheduler import SchedulerMixin
-from streamer_pipeline import StreamerPipeline, bundled_checkpoint, read_dyads, read_world
+from streamer_pipeline import StreamerPipeline, bundled_checkpoint, read_dataset_info, read_dyads
 from streamer_pipeline.evaluation.comparison import comparison_table, read_cards, write_comparison
 from streamer_pipeline.evaluation.examination import Examination, Options
 from streamer_pipeline.evaluation.report import write_json
-from streamer_pipeline.training import DuplexBatch, DuplexTraining
+from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
 from torch import Tensor
 
 ADAPTERS = ("video_in", "video_out")  # all that the size of a video latent touches
@@ -167,7 +167,9 @@ def agent_clips(num_clips: int, size: tuple[int, int]) -> list[Tensor]:
 def score(pipeline: StreamerPipeline, dataset: Path, num_dyads: int, card: Path) -> Path:
     """The card of a pipeline on the first dyads of a data set, and of the recordings through its VAEs."""
     options = Options(per_scenario=num_dyads)
-    examination = Examination(lambda: islice(read_dyads(dataset), num_dyads), read_world(dataset), options, console)
+    examination = Examination(
+        lambda: islice(read_dyads(dataset), num_dyads), read_dataset_info(dataset), options, console
+    )
     examination.agent(pipeline)
     examination.ceiling(pipeline)
     write_json(examination.card, card)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 from aiortc.contrib.media import MediaPlayer, MediaRecorder
-from streamer_pipeline.client import CallRefused, LiveClient
+from streamer_pipeline.serve.client import CallRefused, LiveClient
 
 
 async def talk(url: str, recording: Path, output: Path, seconds: float, token: str | None) -> None:

@@ -19,7 +19,7 @@ from causal_vae.training import adamw_with_cosine, build_trainer, fit
 from conversations import Conversations, Dyads, Mixture, units_of
 from streamer_core import StreamerModel, StreamerTokenizer, UnitStreams
 from streamer_pipeline import StreamerPipeline
-from streamer_pipeline.training import DuplexBatch, DuplexTraining
+from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
 from torch import Tensor
 from torch.utils.data import DataLoader
 

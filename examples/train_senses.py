@@ -25,7 +25,7 @@ from causal_codec import (
 from causal_vae.training import EndlessBatches, adamw_with_cosine, build_trainer, fit
 from conversations import Conversations, Dyads, Mixture, draw, vary_camera
 from streamer_core import StreamerTokenizer, WeightedMean, preset
-from streamer_pipeline.training import log_validation
+from streamer_pipeline.training.modules import log_validation
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedConfig

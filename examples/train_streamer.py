@@ -26,8 +26,8 @@ from causal_vae.training import build_trainer, fit
 from conversations import Conversations, Dyads, Mixture
 from sample_conversations import SampleConversations
 from streamer_core import StreamerModel, StreamerTokenizer, preset
-from streamer_pipeline.distillation import SelfForcing, TrajectoryDistillation
-from streamer_pipeline.training import DuplexTraining, ShardedDuplexTraining, gather_weights
+from streamer_pipeline.training.distillation import SelfForcing, TrajectoryDistillation
+from streamer_pipeline.training.modules import DuplexTraining, ShardedDuplexTraining, gather_weights
 from torch.utils.data import DataLoader
 
 STAGES = {

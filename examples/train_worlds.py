@@ -19,7 +19,7 @@ from conversations import PROMPTS, Dyads, Mixture
 from linear_video import EigenpictureVAE
 from streamer_core import FlowMatchScheduler, StreamerTokenizer
 from streamer_pipeline import StreamerPipeline
-from streamer_pipeline.training import DuplexTraining
+from streamer_pipeline.training.modules import DuplexTraining
 from swap_parts import with_latents_of
 from torch.utils.data import DataLoader
 from train_streamer import AUDIO_WEIGHT, SIZES, VALIDATION_BATCHES, load_parts

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from causal_vae import CausalAudioVAE
 from conversations import PROMPTS, Conversations, Dyads
-from duplex_world.clock import UNIT_FRAMES, UNIT_SAMPLES
+from duplex_world.clock import FRAMES_PER_UNIT, SAMPLES_PER_UNIT
 from duplex_world.dyad import Dyad
 from duplex_world.motion import idle_motion
 from duplex_world.personas import PERSONAS
@@ -20,7 +20,7 @@ from linear_video import EigenpictureVAE
 from prepare_dyads import TEXT_SLOTS, encode_dyad, spread
 from safetensors.torch import load_file
 from streamer_core import StreamerTokenizer
-from streamer_pipeline import World
+from streamer_pipeline import Persona
 from tokenizers import AddedToken
 from torch import Tensor
 
@@ -37,7 +37,7 @@ def with_behaviors(tokenizer: StreamerTokenizer) -> StreamerTokenizer:
 
 def agent_clip(dyad: Dyad, persona: str, units: slice) -> Tensor:
     """(1, 3, T, H, W): some units of the agent with a persona's face."""
-    frames = slice(UNIT_FRAMES * units.start, UNIT_FRAMES * units.stop)
+    frames = slice(FRAMES_PER_UNIT * units.start, FRAMES_PER_UNIT * units.stop)
     return to_video(render_frames(dyad.agent_motion, PERSONAS[persona].identity, frames=frames))[None]
 
 
@@ -65,16 +65,16 @@ def encode_all_personas(
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def world_of(face: str, voice: str, audio: np.ndarray, seed: int) -> World:
+def world_of(face: str, voice: str, audio: np.ndarray, seed: int) -> Persona:
     """A world for a session: the face at some moment of idling, and the voice saying `audio` (N,)."""
     rng = np.random.default_rng([seed, 200])
     motion = idle_motion(50, rng)
     frame = int(rng.integers(50))
     picture = to_video(render_frames(motion, PERSONAS[face].identity, frames=slice(frame, frame + 1)))[:, 0]
-    sample = np.zeros(REFERENCE_UNITS * UNIT_SAMPLES, np.float32)
+    sample = np.zeros(REFERENCE_UNITS * SAMPLES_PER_UNIT, np.float32)
     spoken = PERSONAS[voice].voice(audio)[: len(sample)]
     sample[: len(spoken)] = spoken
-    return World(PROMPTS["duplex"], picture, torch.from_numpy(sample)[None])
+    return Persona(PROMPTS["duplex"], picture, torch.from_numpy(sample)[None])
 
 
 class PersonaDyads:

@@ -5,7 +5,7 @@ import threading
 import torch
 import torch.distributed as dist
 from streamer_pipeline import SplitSession, ThreadChannel, perform
-from streamer_pipeline.context_parallel import ContextParallelPerformer, GroupChannel, UlyssesExchange
+from streamer_pipeline.runtime.context_parallel import ContextParallelPerformer, GroupChannel, UlyssesExchange
 from tiny_parts import open_session, random_units, tiny_pipeline
 
 # Four key-value heads of two query heads each; six video tokens, which four ranks share as 2, 2, 1, 1.

@@ -11,8 +11,8 @@ from pathlib import Path
 import uvicorn
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from streamer_pipeline import StreamerPipeline
-from streamer_pipeline.client import LiveClient
 from streamer_pipeline.serve import Capacity, LiveServer, ServeOptions, create_app
+from streamer_pipeline.serve.client import LiveClient
 from tiny_parts import SIZE, tiny_pipeline
 
 PATIENCE = 60.0  # seconds; only a test that fails waits so long

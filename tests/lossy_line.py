@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 
 from aiortc.rtp import RtpPacket, is_rtcp
-from streamer_pipeline.client import LiveClient
+from streamer_pipeline.serve.client import LiveClient
 
 
 @dataclass(frozen=True)

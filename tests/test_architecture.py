@@ -14,7 +14,15 @@ PACKAGES = {
     "streamer_pipeline": ("streamer-pipeline", {"causal_vae", "causal_codec", "streamer_core"}),
 }
 # streamer_core takes streaming primitives and the loading guard only: it meets the codec and the VAEs as tensors.
-PRIMITIVES = {"BringsCard", "State", "StreamingModule", "CheckedLoading", "flatten_state", "map_state", "clone_state"}
+PRIMITIVES = {
+    "ModelCardMixin",
+    "State",
+    "StreamingModule",
+    "CheckedLoading",
+    "flatten_state",
+    "map_state",
+    "clone_state",
+}
 PRIMITIVES |= {"check_fields", "take_dtype", "LOADING_OPTIONS", "refuse_unknown"}
 PRIMITIVES |= {"CheckedFiles", "StreamSpec", "execution_device"}
 

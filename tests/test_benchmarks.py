@@ -18,7 +18,7 @@ import torch
 from harness import Row, Setting, count_flops, memory_growth
 from kinds import Lived
 from pages import draw, markdown
-from streamer_core import KVLayout, UnitLayout, preset
+from streamer_core import CacheSpec, UnitLayout, preset
 from tiny_parts import SIZE, talking_pipeline
 from users import UNITS_PER_MINUTE, make_recording
 
@@ -174,7 +174,7 @@ def test_a_gpu_makes_all_language_passes():
     passes = cost_model.thinker_passes(config, 1000, most)
     assert len(passes) == most and f"| language passes per unit | {most} |" in cost_model.base_tables()
     assert {work.history_bytes for work in passes} == {1000 * cost_model.bytes_per_token(config, 4)}
-    num_keys = KVLayout.for_policy(config, cost_model.PROMPT_CAPACITY, UNITS_PER_MINUTE).num_slots
+    num_keys = CacheSpec.for_policy(config, cost_model.PROMPT_CAPACITY, UNITS_PER_MINUTE).num_slots
     floor = cost_model.H100.floor_ms(cost_model.thinker_passes(config, num_keys, most, 2))
     assert re.search(rf"\| full, 1 min \| 2 \| {num_keys:,} \| [\d.]+ \| {floor:.1f} \|", cost_model.base_tables())
 

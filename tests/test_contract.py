@@ -81,7 +81,7 @@ CASES = {
     "InverseSTFT": (lambda: causal_vae.InverseSTFT(20), (2, 42, 6)),
     "LogMel": (lambda: causal_vae.LogMel(8000, 8, 60, 64, 20), (2, 1, 100)),
     "MimiAudioVAE": (lambda: causal_vae.MimiAudioVAE(**SMALL_MIMI), (2, 1, 1920 * 4)),
-    "SlidingAttention": (lambda: causal_vae.SlidingAttention(8, 4, 2, 6, 4, 100.0, bias=True), (2, 9, 8)),
+    "SlidingWindowAttention": (lambda: causal_vae.SlidingWindowAttention(8, 4, 2, 6, 4, 100.0, bias=True), (2, 9, 8)),
     "StreamingSequential": (
         lambda: causal_vae.StreamingSequential(
             causal_vae.CausalConv1d(2, 4, 4, 2), causal_vae.CausalConvTranspose1d(4, 2, 3, 3)

@@ -4,7 +4,7 @@ All of it is synthetic: espeak-ng users, one neural agent voice, drawn faces. Nu
 """
 
 from .agent_voice import AgentVoice, Rendition, cache_folder
-from .clock import FRAME_RATE, SAMPLE_RATE, UNIT_FRAMES, UNIT_MS, UNIT_SAMPLES
+from .clock import FRAME_RATE, FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT, UNIT_MS
 from .dyad import Dyad, build_dyad
 from .espeak import speak
 from .face import AGENT, NEUTRAL, Identity, face_box, mouth_box, random_identity
@@ -17,15 +17,15 @@ from .splits import SPLIT_SIZE, SPLITS, USER_VOICES, split_of
 
 __all__ = [
     "AGENT",
+    "FRAMES_PER_UNIT",
     "FRAME_RATE",
     "NEUTRAL",
+    "SAMPLES_PER_UNIT",
     "SAMPLE_RATE",
     "SCENARIOS",
     "SPLITS",
     "SPLIT_SIZE",
-    "UNIT_FRAMES",
     "UNIT_MS",
-    "UNIT_SAMPLES",
     "USER_VOICES",
     "AgentSegment",
     "AgentVoice",

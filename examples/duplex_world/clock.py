@@ -1,16 +1,14 @@
-"""The grid every part of the world is laid on (DESIGN section 4): one unit = 160 ms = 4 frames = 3,840 samples."""
+"""The grid every part of the world is laid on: one unit = 160 ms = 4 frames = 3,840 samples."""
 
-SAMPLE_RATE = 24_000
-FRAME_RATE = 25
-UNIT_MS = 160
-UNIT_SAMPLES = 3_840
-UNIT_FRAMES = 4
+from streamer_pipeline.clock import FRAME_RATE, FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT, UNIT_MS
+
+__all__ = ["FRAMES_PER_UNIT", "FRAME_RATE", "SAMPLES_PER_UNIT", "SAMPLE_RATE", "UNIT_MS", "UNIT_SECONDS"]
 UNIT_SECONDS = UNIT_MS / 1000
 
 
 def unit_at(seconds: float) -> int:
     """Index of the unit that holds the moment `seconds`."""
-    return int(seconds * SAMPLE_RATE // UNIT_SAMPLES)
+    return int(seconds * SAMPLE_RATE // SAMPLES_PER_UNIT)
 
 
 def frame_at(seconds: float) -> int:
@@ -20,4 +18,4 @@ def frame_at(seconds: float) -> int:
 
 def units_for(num_samples: int) -> int:
     """Number of units that hold `num_samples` samples, the last one perhaps partly."""
-    return -(-num_samples // UNIT_SAMPLES)
+    return -(-num_samples // SAMPLES_PER_UNIT)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from .agent_voice import AgentVoice
-from .clock import FRAME_RATE, SAMPLE_RATE, UNIT_FRAMES, UNIT_SAMPLES, frame_at, unit_at
+from .clock import FRAME_RATE, FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT, frame_at, unit_at
 from .face import AGENT, Identity, random_identity
 from .grammar import COLORS, NUMBERS, OBJECTS
 from .motion import attend, hold, idle_motion, nod, show_fingers, smile, wave, write_at
@@ -131,7 +131,7 @@ def build_dyad(
     num_units = all_scenarios[scenario](script) + int(rng.integers(5, 9))
     user_audio, snr_db = _user_audio(script, num_units)
     agent_audio, agent_words, agent_speaking = _agent_speech(script, num_units)
-    duration = num_units * UNIT_FRAMES / FRAME_RATE
+    duration = num_units * FRAMES_PER_UNIT / FRAME_RATE
     return Dyad(
         scenario=scenario,
         seed=seed,
@@ -140,8 +140,8 @@ def build_dyad(
         num_units=num_units,
         user_audio=user_audio,
         agent_audio=agent_audio,
-        user_motion=_user_motion(script, num_units * UNIT_FRAMES),
-        agent_motion=_agent_motion(script, num_units * UNIT_FRAMES),
+        user_motion=_user_motion(script, num_units * FRAMES_PER_UNIT),
+        agent_motion=_agent_motion(script, num_units * FRAMES_PER_UNIT),
         user_identity=random_identity(user_identity_seed(split, rng)),
         agent_identity=AGENT,
         user_voice=script.user_voice,
@@ -166,7 +166,7 @@ def _add(signal: np.ndarray, wave: np.ndarray, first_sample: int) -> None:
 
 def _user_audio(script: Script, num_units: int) -> tuple[np.ndarray, float]:
     """The user's microphone: speech at some gain in white noise of some level."""
-    audio = np.zeros(num_units * UNIT_SAMPLES, np.float32)
+    audio = np.zeros(num_units * SAMPLES_PER_UNIT, np.float32)
     snr_db, gain = script.rng.uniform(18, 45), script.rng.uniform(0.5, 1.0)
     for start, said in script.user_waves:
         _add(audio, gain * said.wave, int(start * SAMPLE_RATE))
@@ -188,15 +188,15 @@ def _word_ends(script: Script) -> list[tuple[float, str]]:
 
 def _agent_speech(script: Script, num_units: int) -> tuple[np.ndarray, list[list[str]], np.ndarray]:
     """The agent's clean voice, the words that come in each unit, and where it speaks."""
-    audio = np.zeros(num_units * UNIT_SAMPLES, np.float32)
+    audio = np.zeros(num_units * SAMPLES_PER_UNIT, np.float32)
     words: list[list[str]] = [[] for _ in range(num_units)]
     speaking = np.zeros(num_units, bool)
     for segment in script.agent_segments:
         rendition = script.voice(segment.text)
-        spoken = rendition.wave[: (segment.end_unit - segment.first_unit) * UNIT_SAMPLES].copy()
+        spoken = rendition.wave[: (segment.end_unit - segment.first_unit) * SAMPLES_PER_UNIT].copy()
         if segment.end_unit < segment.full_end_unit:
             spoken[-_FADE_SAMPLES:] *= np.linspace(1, 0, _FADE_SAMPLES, dtype=np.float32)
-        _add(audio, spoken, segment.first_unit * UNIT_SAMPLES)
+        _add(audio, spoken, segment.first_unit * SAMPLES_PER_UNIT)
         speaking[segment.first_unit : segment.end_unit] = True
         for start, word in rendition.word_starts():
             unit = segment.first_unit + max(0, unit_at(start) - WORD_LEAD_UNITS)
@@ -228,15 +228,15 @@ def _agent_motion(script: Script, num_frames: int) -> Tracks:
     """Idle life, listening, speaking. Reactions obey the law of replies, like the answers themselves."""
     motion = idle_motion(num_frames, script.rng)
     for segment in script.user_segments:
-        first = UNIT_FRAMES * script.reaction_unit(segment.start)
-        attend(motion, first, UNIT_FRAMES * script.reaction_unit(segment.end) + 6)
+        first = FRAMES_PER_UNIT * script.reaction_unit(segment.start)
+        attend(motion, first, FRAMES_PER_UNIT * script.reaction_unit(segment.end) + 6)
     for segment in script.agent_segments:
         rendition = script.voice(segment.text)
-        num_samples = min(len(rendition.wave), (segment.end_unit - segment.first_unit) * UNIT_SAMPLES)
+        num_samples = min(len(rendition.wave), (segment.end_unit - segment.first_unit) * SAMPLES_PER_UNIT)
         mouth = mouth_track(rendition.phonemes, int(np.ceil(num_samples * FRAME_RATE / SAMPLE_RATE)))
-        write_at(motion, mouth, UNIT_FRAMES * segment.first_unit)
+        write_at(motion, mouth, FRAMES_PER_UNIT * segment.first_unit)
     for behavior in script.agent_behaviors():
-        first = UNIT_FRAMES * behavior.first_unit
+        first = FRAMES_PER_UNIT * behavior.first_unit
         if behavior.name == "nods":
             nod(motion, first)
         else:

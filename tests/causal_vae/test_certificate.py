@@ -7,8 +7,8 @@ import pytest
 import torch
 from causal_vae import CausalAudioVAE, CausalConv1d, Certificate, certify
 from causal_vae.testing import check_causal, check_streaming
-from streamer_core import KVLayout
-from streamer_pipeline.certification import CoreStream, certify_checkpoint
+from streamer_core import CacheSpec
+from streamer_pipeline.checks.certification import CoreStream, certify_checkpoint
 from tiny_parts import tiny_pipeline
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -71,9 +71,9 @@ def test_an_example_that_is_too_small_is_refused():
 
 
 class ContextRingOneShort(CoreStream):
-    def make_kv_layout(self, capacity_units):
+    def make_cache_spec(self, capacity_units):
         c = self.streamer.config
-        return KVLayout(self.streamer.layout, 1, c.context_window, c.response_window + 1)
+        return CacheSpec(self.streamer.layout, 1, c.context_window, c.response_window + 1)
 
 
 class NeverCommits(CoreStream):

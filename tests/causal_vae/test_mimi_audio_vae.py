@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from causal_vae import CausalAudioVAE, MimiAudioVAE, SlidingAttention
+from causal_vae import CausalAudioVAE, MimiAudioVAE, SlidingWindowAttention
 from transformers import MimiConfig, MimiModel
 
 UNIT = 3840
@@ -125,7 +125,7 @@ def test_other_folders_and_shapes_are_refused(tmp_path):
 def test_attention_is_as_exact_after_hours_as_at_first():
     """What lies outside of the window, and how long ago the stream began, leaves no trace."""
     torch.manual_seed(0)
-    attention, window = SlidingAttention(8, 2, 2, 4, window=5, rope_theta=100.0), torch.randn(1, 9, 8)
+    attention, window = SlidingWindowAttention(8, 2, 2, 4, window=5, rope_theta=100.0), torch.randn(1, 9, 8)
     _, state = attention(torch.randn(1, 500, 8))
     late, _ = attention(window, state)
     fresh, _ = attention(window)

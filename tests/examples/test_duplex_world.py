@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from duplex_world import (
     AGENT,
+    FRAMES_PER_UNIT,
     NEUTRAL,
+    SAMPLES_PER_UNIT,
     SCENARIOS,
     SPLIT_SIZE,
     SPLITS,
-    UNIT_FRAMES,
-    UNIT_SAMPLES,
     USER_VOICES,
     AgentVoice,
     PhonemeSpan,
@@ -71,12 +71,12 @@ def test_a_dyad_is_a_function_of_its_seed(voice):
 
 def test_every_scenario_has_consistent_shapes_and_json_labels(dyads):
     for dyad in dyads:
-        assert dyad.user_audio.shape == dyad.agent_audio.shape == (dyad.num_units * UNIT_SAMPLES,)
+        assert dyad.user_audio.shape == dyad.agent_audio.shape == (dyad.num_units * SAMPLES_PER_UNIT,)
         assert dyad.user_audio.dtype == dyad.agent_audio.dtype == np.float32
         assert dyad.agent_speaking.shape == (dyad.num_units,)
         for motion in (dyad.user_motion, dyad.agent_motion):
             assert motion.keys() == NEUTRAL.keys()
-            assert {track.shape for track in motion.values()} == {(dyad.num_units * UNIT_FRAMES,)}
+            assert {track.shape for track in motion.values()} == {(dyad.num_units * FRAMES_PER_UNIT,)}
         assert json.loads(json.dumps(dyad.labels(), allow_nan=False)) == dyad.labels()
 
 
@@ -101,7 +101,7 @@ def test_agent_does_not_react_before_the_law_allows(voice):
     """A listener's brows rise with the first unit that may know of the user's speech, not a frame before."""
     for response_delay in (1, 2):
         dyad = build_dyad(5, "color", voice, response_delay)
-        onset = UNIT_FRAMES * (unit_at(dyad.user_segments[0].start) + 1 + response_delay)
+        onset = FRAMES_PER_UNIT * (unit_at(dyad.user_segments[0].start) + 1 + response_delay)
         assert not dyad.agent_motion["brow"][:onset].any()
         assert dyad.agent_motion["brow"][onset] > 0
 
@@ -113,7 +113,7 @@ def test_interrupted_agent_stops_and_an_acknowledged_one_does_not(dyads):
             count = dyad.agent_segments[0]
             assert stop.first_unit < count.end_unit <= stop.end_unit
             assert count.end_unit == stop.first_unit + 2 + dyad.response_delay
-            gap = slice(count.end_unit * UNIT_SAMPLES, dyad.agent_segments[1].first_unit * UNIT_SAMPLES)
+            gap = slice(count.end_unit * SAMPLES_PER_UNIT, dyad.agent_segments[1].first_unit * SAMPLES_PER_UNIT)
             assert gap.stop > gap.start and not dyad.agent_audio[gap].any()
         if dyad.scenario == "backchannel":
             onward = next(expectation for expectation in dyad.expect if expectation.kind == "continue")
@@ -124,7 +124,7 @@ def test_agent_is_silent_where_silence_is_expected(dyads):
     for dyad in dyads:
         for expectation in dyad.expect:
             if expectation.kind == "silence":
-                span = slice(expectation.first_unit * UNIT_SAMPLES, expectation.end_unit * UNIT_SAMPLES)
+                span = slice(expectation.first_unit * SAMPLES_PER_UNIT, expectation.end_unit * SAMPLES_PER_UNIT)
                 assert span.stop > span.start and not dyad.agent_audio[span].any()
 
 
@@ -146,10 +146,10 @@ def test_words_are_the_text_and_come_as_early_as_they_may(dyads, voice):
 def test_mouth_is_closed_when_silent_and_moves_when_speaking(dyads):
     for dyad in dyads:
         opening = dyad.agent_motion["mouth_open"]
-        speaking = np.repeat(dyad.agent_speaking, UNIT_FRAMES)
+        speaking = np.repeat(dyad.agent_speaking, FRAMES_PER_UNIT)
         assert not opening[~speaking].any()
         for segment in dyad.agent_segments:
-            assert opening[segment.first_unit * UNIT_FRAMES : segment.end_unit * UNIT_FRAMES].max() > 0.25
+            assert opening[segment.first_unit * FRAMES_PER_UNIT : segment.end_unit * FRAMES_PER_UNIT].max() > 0.25
 
 
 def test_splits_share_no_voices_faces_or_held_out_pairs(voice):
@@ -182,7 +182,7 @@ def test_judge_understands_the_reference_and_rejects_its_reverse(voice, judge):
 def test_judge_hears_the_answer_inside_a_dyad(dyads, judge):
     dyad = next(dyad for dyad in dyads if dyad.scenario == "object")
     segment = dyad.agent_segments[0]
-    span = slice(segment.first_unit * UNIT_SAMPLES, segment.end_unit * UNIT_SAMPLES)
+    span = slice(segment.first_unit * SAMPLES_PER_UNIT, segment.end_unit * SAMPLES_PER_UNIT)
     assert judge(dyad.agent_audio[span]).text == segment.text
 
 
@@ -255,7 +255,7 @@ def test_hands_and_objects_are_wholly_inside_the_picture(dyads):
 def test_frames_can_be_drawn_in_pieces_and_small(dyads):
     motion, identity = dyads[3].user_motion, dyads[3].user_identity
     whole = render_frames(motion, identity)
-    assert whole.shape == (dyads[3].num_units * UNIT_FRAMES, 192, 336, 3) and whole.dtype == np.uint8
+    assert whole.shape == (dyads[3].num_units * FRAMES_PER_UNIT, 192, 336, 3) and whole.dtype == np.uint8
     assert np.array_equal(whole[8:16], render_frames(motion, identity, frames=slice(8, 16)))
     assert np.array_equal(whole[[3, 40]], render_frames(motion, identity, frames=np.array([3, 40])))
     assert render_frames(motion, identity, (64, 112), slice(0, 2)).shape == (2, 64, 112, 3)

@@ -11,7 +11,7 @@ import fake_devices
 import talk_to_server
 from live_server import client, live_server, unit_from, until
 from streamer_pipeline import RecordingReader, RecordingWriter
-from streamer_pipeline.client import CallRefused
+from streamer_pipeline.serve.client import CallRefused
 from tiny_parts import SIZE, random_units
 
 pytestmark = pytest.mark.alone

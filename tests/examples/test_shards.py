@@ -12,7 +12,7 @@ from duplex_world.render import render_frames
 from duplex_world.shards import is_built, write_shard
 from duplex_world.splits import SPLITS, USER_VOICES, is_held_out_phrasing, phrasing
 from duplex_world.tensors import to_video
-from streamer_pipeline import read_dyads, read_world
+from streamer_pipeline import read_dataset_info, read_dyads
 
 SCENARIOS = ("greet", "silence", "interrupt")
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_said(folder, tmp_path):
     with pytest.raises(ValueError, match="no shards val-"):
         next(read_dyads(folder, "val"))
     with pytest.raises(ValueError, match=r"world\.json"):
-        read_world(tmp_path)
+        read_dataset_info(tmp_path)
     with tarfile.open(folder / "test-00000.tar") as tar:
         tar.extractall(tmp_path, filter="data")
     (tmp_path / "2000000.user.flac").write_bytes(b"no sound")
@@ -84,9 +84,9 @@ def test_a_damaged_shard_is_said(folder, tmp_path):
     (tmp_path / "test-00000.tar").write_bytes(shard[: len(shard) * 3 // 4])
     with pytest.raises(ValueError, match="is damaged"):
         list(read_dyads(tmp_path, "test"))
-    (tmp_path / "world.json").write_text("{")
+    (tmp_path / "dataset_info.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
-        read_world(tmp_path)
+        read_dataset_info(tmp_path)
 
 
 def test_a_finished_shard_is_kept_and_a_shorter_one_is_not(dyads, folder):

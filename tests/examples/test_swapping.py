@@ -51,7 +51,7 @@ def world(tmp_path_factory):
     thresholds = reference_thresholds(SpeechJudge(agent_jsgf()), owed, lambda phrase: voice(phrase).wave)
     boxes = {"mouth_box": mouth_box(), "face_box": face_box(), "eye_boxes": eye_boxes()}
     description = {"grammar": agent_jsgf(), "thresholds": thresholds, "agent": boxes, "response_delay": 1}
-    (folder / "world.json").write_text(json.dumps(description))
+    (folder / "dataset_info.json").write_text(json.dumps(description))
     return folder
 
 

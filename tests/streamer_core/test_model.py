@@ -7,14 +7,13 @@ import pytest
 import torch
 from public_stand_ins import save_qwen3
 from streamer_core import (
-    KVLayout,
+    CacheSpec,
     StreamerConfig,
     StreamerModel,
     StreamerOutput,
     StreamerTokenizer,
     UnitStreams,
     advance,
-    append_tail,
     commit_response,
     context_pass,
     grow,
@@ -22,11 +21,12 @@ from streamer_core import (
     pack_audio,
     pack_video,
     preset,
-    read_tail,
+    read_kv,
     response_velocity,
     streamer_loss,
     unpack_audio,
     unpack_video,
+    write_kv,
 )
 from streamer_core.transformer import RotaryEmbedding, rotate
 from transformers import AutoModel, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
@@ -79,23 +79,23 @@ def random_streams(config: StreamerConfig, batch: int, num_units: int) -> UnitSt
 def serve(model, streams, noisy_audio, noisy_video, sigma, prompt_ids, capacity_units=80):
     """Unit by unit through the passes that serve, told what is said: context, scratch pass, noisy pass, commit."""
     batch, num_units = streams.state.shape
-    kv_layout = KVLayout.for_policy(model.config, prompt_capacity=8, capacity_units=capacity_units)
-    state = model.prefill(prompt_ids, init_kv_state(kv_layout, batch), kv_layout)
+    cache_spec = CacheSpec.for_policy(model.config, prompt_capacity=8, capacity_units=capacity_units)
+    state = model.prefill(prompt_ids, init_kv_state(cache_spec, batch), cache_spec)
     logits, velocities = [], []
     for k in range(num_units):
         user = model.embed_user(streams.user_text[:, k], streams.user_audio[:, k], streams.user_video[:, k])
         language = torch.cat([streams.state[:, k, None], streams.agent_text[:, k]], dim=1)
-        logits.append(model.lm_head(context_pass(model, user, language, state, kv_layout)))
-        geometry = model.geometry(state, kv_layout, model.layout.response)
+        logits.append(model.lm_head(context_pass(model, user, language, state, cache_spec)))
+        attention_inputs = model.attention_inputs(state, cache_spec, model.layout.response)
         clean = {"audio": streams.audio[:, k], "video": streams.video[:, k]}
         scratch = {name: torch.randn_like(z) for name, z in clean.items()}
-        response_velocity(model, scratch, torch.ones(batch), state, geometry)  # leaves no trace
+        response_velocity(model, scratch, torch.ones(batch), state, attention_inputs)  # leaves no trace
         noisy = {"audio": noisy_audio[:, 0, k], "video": noisy_video[:, 0, k]}
-        velocities.append(response_velocity(model, noisy, sigma[:, 0, k], state, geometry))
-        commit_response(model, clean, state, geometry)
+        velocities.append(response_velocity(model, noisy, sigma[:, 0, k], state, attention_inputs))
+        commit_response(model, clean, state, attention_inputs)
         if k == 20 and capacity_units < num_units:
-            larger = kv_layout.roomy(num_units)
-            state, kv_layout = grow(state, kv_layout, larger), larger
+            larger = cache_spec.with_room_for(num_units)
+            state, cache_spec = grow(state, cache_spec, larger), larger
         state = advance(state)
     return torch.stack(logits, 1), *(torch.stack([v[name] for v in velocities], 1) for name in ("audio", "video"))
 
@@ -131,17 +131,17 @@ def test_context_does_not_see_what_is_not_committed():
         assert changed.tolist() == [k >= 3 + delay for k in range(6)]
 
 
-def test_tail_carries_history_between_two_states():
+def test_packed_kv_carries_history_between_two_states():
     model = tiny_model(context_window=4, response_window=2)
     layout = model.layout
-    kv_layout = KVLayout.for_policy(model.config, prompt_capacity=4)
-    first, second = init_kv_state(kv_layout, 2), init_kv_state(kv_layout, 2)
+    cache_spec = CacheSpec.for_policy(model.config, prompt_capacity=4)
+    first, second = init_kv_state(cache_spec, 2), init_kv_state(cache_spec, 2)
     for _ in range(7):  # past the rings' ends
         for region in (layout.context, layout.response):
             embeddings = torch.randn(2, region.stop - region.start, 32)
-            model.step(embeddings, first, model.geometry(first, kv_layout, region))
-            slots = kv_layout.slots(first["unit"], region)
-            append_tail(second, slots, read_tail(first, slots))
+            model.step(embeddings, first, model.attention_inputs(first, cache_spec, region))
+            slots = cache_spec.slots(first["unit"], region)
+            write_kv(second, slots, read_kv(first, slots))
         first, second = advance(first), advance(second)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

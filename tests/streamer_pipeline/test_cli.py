@@ -324,7 +324,7 @@ def test_inspect_prints_parts_and_bytes(checkpoint):
     for name, part in pipeline.components.items():
         assert re.search(rf"{name}\W+{type(part).__name__}\b", result.output)
     session = pipeline.open_session()
-    assert f"{2 * pipeline.kv_layout().nbytes() / 2**20:.2f} MiB" in result.output
+    assert f"{2 * pipeline.cache_spec().nbytes() / 2**20:.2f} MiB" in result.output
     assert re.search(rf"whole session\W+{session.nbytes() / 2**20:.2f} MiB", result.output)
     assert re.search(r"response plays\W+160 ms after its user unit begins", result.output)
     assert "grows by" not in result.output  # its history has windows

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from context_parallel_parts import FIELDS, GROUPS, SESSION, history, spoken, talk_over_groups
-from streamer_pipeline.context_parallel import head_shares, unit_nbytes, video_shares
+from streamer_pipeline.runtime.context_parallel import head_shares, unit_nbytes, video_shares
 from tiny_parts import SIZE, open_session, random_units, tiny_pipeline
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import torch
 from causal_vae.training import average_decay, build_trainer
 from lightning.pytorch.callbacks import Callback
 from streamer_core import FlowMatchScheduler
-from streamer_pipeline.distillation import (
+from streamer_pipeline.training.distillation import (
     Given,
     SelfForcing,
     Teacher,
@@ -19,7 +19,7 @@ from streamer_pipeline.distillation import (
     roll_out,
     trajectory,
 )
-from streamer_pipeline.training import DuplexBatch, DuplexTraining
+from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
 from tiny_parts import tiny_pipeline
 from torch.utils.data import DataLoader
 

@@ -15,7 +15,7 @@ from duplex_world.tensors import to_video
 from scipy.stats import binomtest
 from streamer_core import FlowMatchScheduler
 from streamer_pipeline.cli import app
-from streamer_pipeline.dyads import StoredDyad
+from streamer_pipeline.data.dyads import StoredDyad
 from streamer_pipeline.evaluation.acoustic_loop import AcousticLoop, room_response
 from streamer_pipeline.evaluation.answers import Ear
 from streamer_pipeline.evaluation.closed_loop import SeparateSolver, converse, with_solver, without_picture
@@ -30,7 +30,7 @@ from streamer_pipeline.units import UserUnit
 from tiny_parts import SIZE, tiny_pipeline
 from typer.testing import CliRunner
 
-UNIT_SAMPLES, UNIT_FRAMES = 3840, 4
+SAMPLES_PER_UNIT, FRAMES_PER_UNIT = 3840, 4
 TEST_SEEDS = 2_000_000
 ONE_IF_PERFECT = {
     *("answers.text", "answers.heard", "answers.words", "sight.text", "sight.heard", "memory.text"),
@@ -46,14 +46,14 @@ def perform(dyad: Dyad) -> Performance:
 
 
 def late(p: Performance, num_units: int) -> Performance:
-    wave = np.concatenate([np.zeros(num_units * UNIT_SAMPLES, np.float32), p.wave])[: len(p.wave)]
+    wave = np.concatenate([np.zeros(num_units * SAMPLES_PER_UNIT, np.float32), p.wave])[: len(p.wave)]
     return replace(p, wave=wave, texts=([""] * num_units + p.texts)[: len(p.texts)])
 
 
 def speaking_also(p: Performance, wave: np.ndarray, first_unit: int) -> Performance:
     """With something more said, on top of everything else."""
     louder = p.wave.copy()
-    room = louder[first_unit * UNIT_SAMPLES :]
+    room = louder[first_unit * SAMPLES_PER_UNIT :]
     room[: len(wave)] += wave[: len(room)]
     return replace(p, wave=louder)
 
@@ -80,7 +80,7 @@ def boxes():
 
 @pytest.fixture(scope="module")
 def world(voice, references, boxes):
-    """As in world.json, with thresholds for the phrases that are owed here."""
+    """As in dataset_info.json, with thresholds for the phrases that are owed here."""
     judge, owed = SpeechJudge(agent_jsgf()), {e["text"] for p in references for e in p.labels["expect"]} - {""}
     thresholds = reference_thresholds(judge, owed, lambda phrase: voice(phrase).wave)
     return {"grammar": agent_jsgf(), "thresholds": thresholds, "agent": boxes, "response_delay": 1}
@@ -133,7 +133,7 @@ def test_an_agent_that_stops_at_a_backchannel_is_found_out(examiner, references)
     for p in (p for p in references if p.labels["scenario"] == "backchannel"):
         onset = next(e["first_unit"] for e in p.labels["expect"] if e["kind"] == "continue")
         wave = p.wave.copy()
-        wave[(onset + 3) * UNIT_SAMPLES :] = 0
+        wave[(onset + 3) * SAMPLES_PER_UNIT :] = 0
         assert values(examiner, [replace(p, wave=wave)])["interruption.goes_on"] == 0
 
 
@@ -233,9 +233,9 @@ def test_an_agent_talks_the_same_whether_seen_or_not_alone_or_among_others(store
         twin = by_seed[p.labels["seed"]]
         num_units = p.labels["num_units"]
         assert p.texts == twin.texts and len(p.texts) == num_units
-        assert np.allclose(p.wave, twin.wave, atol=1e-4) and len(p.wave) == num_units * UNIT_SAMPLES
-        assert not p.wave[:UNIT_SAMPLES].any()  # unit 0 of the agent plays one unit after unit 0 of the user
-        assert p.looks is None and {len(track) for track in vars(twin.looks).values()} == {num_units * UNIT_FRAMES}
+        assert np.allclose(p.wave, twin.wave, atol=1e-4) and len(p.wave) == num_units * SAMPLES_PER_UNIT
+        assert not p.wave[:SAMPLES_PER_UNIT].any()  # unit 0 of the agent plays one unit after unit 0 of the user
+        assert p.looks is None and {len(track) for track in vars(twin.looks).values()} == {num_units * FRAMES_PER_UNIT}
 
 
 def test_another_solver_leaves_the_pipeline_as_it_was(stored):
@@ -250,15 +250,15 @@ def test_another_solver_leaves_the_pipeline_as_it_was(stored):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_room_gives_back_what_was_played_later_and_weaker(seed):
-    played = torch.randn(6, 1, UNIT_SAMPLES, generator=torch.Generator().manual_seed(seed)).clamp(-1, 1) / 2
-    silence = UserUnit(torch.zeros(1, UNIT_SAMPLES), torch.zeros(3, UNIT_FRAMES, *SIZE))
+    played = torch.randn(6, 1, SAMPLES_PER_UNIT, generator=torch.Generator().manual_seed(seed)).clamp(-1, 1) / 2
+    silence = UserUnit(torch.zeros(1, SAMPLES_PER_UNIT), torch.zeros(3, FRAMES_PER_UNIT, *SIZE))
     loop, heard = AcousticLoop(seed), []
     for unit in played:
         heard.append(loop.microphone(silence).audio[0].numpy())
         loop.play(unit)
     heard, whole = np.concatenate(heard), played.flatten().numpy()
-    expected = np.convolve(whole, room_response(seed))[: 5 * UNIT_SAMPLES]  # nothing depends on how it is cut
-    assert np.allclose(heard[UNIT_SAMPLES:], expected, atol=1e-4) and not heard[:UNIT_SAMPLES].any()
+    expected = np.convolve(whole, room_response(seed))[: 5 * SAMPLES_PER_UNIT]  # nothing depends on how it is cut
+    assert np.allclose(heard[SAMPLES_PER_UNIT:], expected, atol=1e-4) and not heard[:SAMPLES_PER_UNIT].any()
     delay = np.flatnonzero(room_response(seed))[0] / 24_000
     assert 0.06 <= delay <= 0.2
     assert 10 * np.log10((room_response(seed) ** 2).sum()) == pytest.approx(-12, abs=1e-3)
@@ -270,7 +270,9 @@ def test_an_agent_hears_itself_only_in_the_loop(stored):
         list(converse(pipeline, stored, num_steps=1, batch_size=2, hears_itself=hears)) for hears in (False, True)
     )
     for quiet, fed_back in zip(apart, looped, strict=True):
-        assert quiet.wave[: 2 * UNIT_SAMPLES] == pytest.approx(fed_back.wave[: 2 * UNIT_SAMPLES])  # nothing played yet
+        assert quiet.wave[: 2 * SAMPLES_PER_UNIT] == pytest.approx(
+            fed_back.wave[: 2 * SAMPLES_PER_UNIT]
+        )  # nothing played yet
         assert not np.allclose(quiet.wave, fed_back.wave)
 
 
@@ -293,7 +295,7 @@ def test_a_checkpoint_is_examined_from_the_command_line(tmp_path, dyads, world):
     dataset.mkdir()
     some = [dyad for dyad in dyads[: len(SCENARIOS)] if dyad.scenario in ("bye", "smile")]
     write_shard(dataset / "test-00000.tar", some)
-    (dataset / "world.json").write_text(json.dumps(world))
+    (dataset / "dataset_info.json").write_text(json.dumps(world))
     arguments = [tmp_path / "checkpoint", "--dataset", dataset, "--out", tmp_path / "card", "--per-scenario", 1]
     arguments += ["--minutes", 0, "--teacher-steps", 3]
     result = CliRunner().invoke(app, ["eval", *map(str, arguments)])
@@ -314,4 +316,4 @@ def test_a_checkpoint_is_examined_from_the_command_line(tmp_path, dyads, world):
 
 def test_a_missing_data_set_is_said_in_one_line(tmp_path):
     result = CliRunner().invoke(app, ["eval", "--dataset", str(tmp_path)])
-    assert result.exit_code == 1 and "world.json" in result.output and "Traceback" not in result.output
+    assert result.exit_code == 1 and "dataset_info.json" in result.output and "Traceback" not in result.output

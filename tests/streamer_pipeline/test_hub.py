@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from causal_vae import certify
-from causal_vae.cards import part_card
+from causal_vae.hub.cards import part_card
 from fresh_process import run_python
 from loopback_hub import LoopbackHub
 from public_stand_ins import STAND_INS
 from safetensors.torch import load, save
 from streamer_pipeline import StreamerPipeline
-from streamer_pipeline.cards import pipeline_card
 from streamer_pipeline.evaluation.report import write_json
 from streamer_pipeline.evaluation.scorecard import Card
 from streamer_pipeline.evaluation.statistics import rate
+from streamer_pipeline.hub.cards import pipeline_card
 from tiny_parts import tiny_pipeline
 
 PARTS = ("streamer", "audio_encoder", "video_encoder", "audio_vae", "video_vae", "audio_decoder", "video_decoder")
@@ -174,7 +174,7 @@ def test_every_part_brings_its_card(pushed, name):
 def test_a_pipelines_card_lists_its_parts(pushed):
     card = pushed["org/whole"]["README.md"].decode()
     assert all(name in card for name in PARTS)
-    assert f"{2 * tiny_pipeline().kv_layout().nbytes():,}" in card
+    assert f"{2 * tiny_pipeline().cache_spec().nbytes():,}" in card
 
 
 def test_a_card_that_is_there_stays(pushed):

@@ -3,7 +3,7 @@
 import re
 
 from kinds import live
-from streamer_pipeline.inspection import describe_latency
+from streamer_pipeline.checks.inspection import describe_latency
 from tiny_parts import open_session, random_units, talking_pipeline, tiny_pipeline
 
 

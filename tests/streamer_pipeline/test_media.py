@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from streamer_pipeline.media import RecordingError, RecordingReader, RecordingWriter, side_by_side
-from streamer_pipeline.subtitles import captions, write_srt
+from streamer_pipeline.media.recordings import RecordingError, RecordingReader, RecordingWriter, side_by_side
+from streamer_pipeline.media.subtitles import captions, write_srt
 from streamer_pipeline.units import FRAME_RATE, SAMPLE_RATE, AgentUnit, UserUnit
 
 H, W = 48, 84  # the aspect ratio of 192 x 336

@@ -2,7 +2,7 @@
 
 import torch
 from streamer_core import StreamerConfig, StreamerModel
-from streamer_pipeline.training import DuplexBatch, DuplexTraining
+from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
 from test_contract import CASES
 
 NUM_UNITS = 3

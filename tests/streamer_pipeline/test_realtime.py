@@ -250,7 +250,7 @@ def test_a_live_session_says_what_the_session_says(split):
 
 def test_one_unit_leaves_every_160_ms_though_the_model_is_slow():
     clock, session = VirtualClock(), Gate()
-    with RealTimeSession(session, clock=clock, cushion_ms=0) as live:
+    with RealTimeSession(session, clock=clock, jitter_buffer_ms=0) as live:
         live.push_audio(sound())
         live.push_video(frames())
         session.open.release()

@@ -16,7 +16,7 @@ from aiortc import RTCPeerConnection
 from aiortc.mediastreams import MediaStreamTrack
 from live_server import client, leftovers, live_server, message, resident_mib, unit_from, until
 from streamer_pipeline import RecordingReader
-from streamer_pipeline.client import CallRefused
+from streamer_pipeline.serve.client import CallRefused
 
 pytestmark = pytest.mark.alone
 # SOAK=1 is what a server meets in a day.

@@ -160,7 +160,7 @@ def test_the_user_and_the_seed_matter(pipeline):
 
 def test_bytes_are_known_before_the_session_and_do_not_grow(pipeline):
     session = open_session(pipeline)
-    predicted = 2 * pipeline.kv_layout().nbytes()
+    predicted = 2 * pipeline.cache_spec().nbytes()
     held = sum(
         state_nbytes({k: kv[k] for k in ("keys", "values")})
         for kv in (session.state["thinker"]["kv"], session.state["performer"])

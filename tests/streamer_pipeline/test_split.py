@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 from split_parts import Delayed, FaultyPerformer, perform_delayed, talk_over_gloo
 from streamer_pipeline import (
     ChannelClosed,
-    Parcel,
+    MessageLayout,
     ProcessChannel,
     RecordingReader,
     RecordingWriter,
@@ -111,7 +111,7 @@ def test_a_full_history_grows_on_both_sides_alike(delay):
         assert_same_bytes(list(session.run(units)), [whole.step(unit) for unit in units])
 
 
-def test_an_empty_prompt_needs_no_tail(conversation):
+def test_an_empty_prompt_sends_nothing_first(conversation):
     pipeline, units, _ = conversation
     whole = open_session(pipeline, prompt="")
     with split_over_threads(open_session(pipeline, prompt="")) as session:
@@ -190,7 +190,7 @@ def test_what_cannot_be_split_is_refused(conversation):
 
 def test_parcels_bring_back_every_bit_and_refuse_what_was_not_agreed():
     tensors = {"a": torch.randn(3, dtype=torch.float64), "b": torch.randn(2, 5), "c": torch.randn(0, 4)}
-    parcel = Parcel({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
+    parcel = MessageLayout({name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
     message = parcel.pack(tensors)
     assert message.dtype == torch.uint8 and message.numel() == parcel.nbytes == 3 * 8 + 10 * 4
     for name, tensor in parcel.unpack(message).items():

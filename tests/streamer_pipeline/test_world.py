@@ -3,19 +3,19 @@
 import pytest
 import torch
 from streamer_core import UnitStreams
-from streamer_pipeline import World
+from streamer_pipeline import Persona
+from streamer_pipeline.persona import encode_reference
 from streamer_pipeline.units import SAMPLES_PER_UNIT
-from streamer_pipeline.world import encode_reference
 from tiny_parts import SIZE, open_session, random_units, tiny_pipeline
 
 AGENT_SIZE = 48, 72  # that of `tiny_pipeline`: a grid of 2x3 latents
 
 
-def a_world(seed=0, num_samples=3 * SAMPLES_PER_UNIT - 100):
+def a_persona(seed=0, num_samples=3 * SAMPLES_PER_UNIT - 100):
     generator = torch.Generator().manual_seed(seed)
     picture = torch.rand(3, *AGENT_SIZE, generator=generator) * 2 - 1
     voice = torch.rand(1, num_samples, generator=generator) * 0.4 - 0.2
-    return World("you are ada", picture, voice)
+    return Persona("you are ada", picture, voice)
 
 
 def talk(pipeline, prompt, num_units=6):
@@ -26,36 +26,36 @@ def talk(pipeline, prompt, num_units=6):
 
 def test_a_prepared_world_serves_many_sessions_like_one_of_their_own():
     pipeline = tiny_pipeline()
-    prepared = pipeline.prepare_world(a_world())
-    before = prepared.tail.clone()
-    alone, first, second = talk(pipeline, a_world()), talk(pipeline, prepared), talk(pipeline, prepared)
+    prepared = pipeline.prepare_persona(a_persona())
+    before = prepared.kv.clone()
+    alone, first, second = talk(pipeline, a_persona()), talk(pipeline, prepared), talk(pipeline, prepared)
     for expected, *others in zip(alone, first, second, strict=True):
         assert all(torch.equal(expected, other) for other in others)
-    assert torch.equal(prepared.tail, before)
+    assert torch.equal(prepared.kv, before)
 
 
 def test_face_and_voice_each_change_what_the_agent_does():
     pipeline = tiny_pipeline()
-    one, other = a_world(0), a_world(1)
-    worlds = [one, World(one.text, other.picture, one.voice), World(one.text, one.picture, other.voice), one.text]
-    streams = [torch.cat([part.flatten() for part in talk(pipeline, world)]) for world in worlds]
+    one, other = a_persona(0), a_persona(1)
+    personas = [one, Persona(one.text, other.picture, one.voice), Persona(one.text, one.picture, other.voice), one.text]
+    streams = [torch.cat([part.flatten() for part in talk(pipeline, persona)]) for persona in personas]
     assert all(not torch.equal(streams[0], stream) for stream in streams[1:])
 
 
-def test_a_text_is_a_world_without_a_face():
+def test_a_text_is_a_persona_without_a_face():
     pipeline = tiny_pipeline()
-    assert torch.equal(pipeline.prepare_world("hello").tail, pipeline.prepare_world(World("hello")).tail)
+    assert torch.equal(pipeline.prepare_persona("hello").kv, pipeline.prepare_persona(Persona("hello")).kv)
 
 
 @torch.inference_mode()
 def test_a_reference_in_training_is_the_one_in_serving():
-    """The response of unit 0, given the same noisy latents, by the training forward and against a prefilled world."""
+    """The response of unit 0, given the same noisy latents, by the training forward and against a prefilled persona."""
     pipeline = tiny_pipeline()
     streamer, config = pipeline.streamer, pipeline.streamer.config
-    world = a_world()
-    ids = torch.tensor([pipeline.tokenizer.encode_words(world.text)])
-    reference = encode_reference(pipeline, world.picture, world.voice)
-    prepared = pipeline.prepare_world(world)
+    persona = a_persona()
+    ids = torch.tensor([pipeline.tokenizer.encode_words(persona.text)])
+    reference = encode_reference(pipeline, persona.picture, persona.voice)
+    prepared = pipeline.prepare_persona(persona)
     assert prepared.num_tokens == ids.shape[1] + 3 * streamer.layout.num_response_tokens
     streams = UnitStreams(
         user_text=torch.zeros(1, 1, config.user_text_slots, dtype=torch.int64),
@@ -70,8 +70,8 @@ def test_a_reference_in_training_is_the_one_in_serving():
     sigma = torch.full((1, 1, 1), 0.5)
     trained = streamer(streams, *noisy, sigma, prompt_ids=ids, reference=reference)
 
-    kv_layout = pipeline.kv_layout()
-    state = pipeline.thinker.start(prepared.tail, kv_layout, SIZE)["kv"]
+    cache_spec = pipeline.cache_spec()
+    state = pipeline.thinker.start(prepared.kv, cache_spec, SIZE)["kv"]
     layout = streamer.layout
     context = torch.cat(
         [
@@ -80,17 +80,17 @@ def test_a_reference_in_training_is_the_one_in_serving():
         ],
         dim=2,
     )[:, 0]
-    streamer.step(context, state, streamer.geometry(state, kv_layout, layout.context))
+    streamer.step(context, state, streamer.attention_inputs(state, cache_spec, layout.context))
     embedded = streamer.embed_response(noisy[0][:, 0, 0], noisy[1][:, 0, 0], sigma[:, 0, 0])
-    hidden = streamer.step(embedded, state, streamer.geometry(state, kv_layout, layout.response))
+    hidden = streamer.step(embedded, state, streamer.attention_inputs(state, cache_spec, layout.response))
     served = streamer.velocities(hidden, noisy[0][:, 0, 0], noisy[1][:, 0, 0], sigma[:, 0, 0])
     for found, expected in zip(served, (trained.audio_velocity, trained.video_velocity), strict=True):
         torch.testing.assert_close(found, expected[:, 0, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_the_bytes_of_a_session_with_a_world_are_predicted():
+def test_the_bytes_of_a_session_with_a_persona_are_predicted():
     pipeline = tiny_pipeline()
-    prepared = pipeline.prepare_world(a_world(num_samples=40 * SAMPLES_PER_UNIT))
+    prepared = pipeline.prepare_persona(a_persona(num_samples=40 * SAMPLES_PER_UNIT))
     assert prepared.num_tokens > 64
     session = open_session(pipeline, prompt=prepared)
     assert session.nbytes() == pipeline.session_nbytes(prompt=prepared, height=SIZE[0], width=SIZE[1])
@@ -104,21 +104,21 @@ def test_the_bytes_of_a_session_with_a_world_are_predicted():
         ({"voice": torch.zeros(100)}, r"shape \(1, samples\)"),
     ],
 )
-def test_half_a_world_is_refused(changes, complaint):
+def test_half_a_persona_is_refused(changes, complaint):
     fields = {"text": "hello", "picture": torch.zeros(3, 8, 8), "voice": torch.zeros(1, 100)}
     with pytest.raises(ValueError, match=complaint):
-        World(**fields | changes)
+        Persona(**fields | changes)
 
 
 def test_a_picture_of_another_size_is_refused():
-    world = a_world()
-    larger = World(world.text, torch.zeros(3, *SIZE), world.voice)
+    persona = a_persona()
+    larger = Persona(persona.text, torch.zeros(3, *SIZE), persona.voice)
     with pytest.raises(ValueError, match="this agent is drawn in"):
-        tiny_pipeline().prepare_world(larger)
+        tiny_pipeline().prepare_persona(larger)
 
 
 def test_a_face_needs_the_vaes():
     pipeline = tiny_pipeline()
     pipeline.audio_vae = None
     with pytest.raises(ValueError, match="needs the pipeline's audio_vae"):
-        pipeline.prepare_world(a_world())
+        pipeline.prepare_persona(a_persona())

@@ -3,11 +3,11 @@
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (pipelines look base classes up here)
 from transformers import AutoConfig, AutoModel, PreTrainedModel  # noqa: F401
 
+from .adapters.siglip import SiglipVideoEncoder, SiglipVideoEncoderConfig
+from .adapters.voxtral import VoxtralAudioEncoder, VoxtralAudioEncoderConfig
 from .audio_encoder import CausalAudioEncoder, CausalAudioEncoderConfig, LogMelFrontEnd
 from .decoders import CausalAudioDecoder, CausalVideoDecoder
-from .siglip_encoder import SiglipVideoEncoder, SiglipVideoEncoderConfig
 from .video_encoder import CausalVideoEncoder, CausalVideoEncoderConfig
-from .voxtral_encoder import VoxtralAudioEncoder, VoxtralAudioEncoderConfig
 
 AutoConfig.register("causal_audio_encoder", CausalAudioEncoderConfig, exist_ok=True)
 AutoConfig.register("causal_video_encoder", CausalVideoEncoderConfig, exist_ok=True)
@@ -18,7 +18,7 @@ AutoModel.register(CausalVideoEncoderConfig, CausalVideoEncoder, exist_ok=True)
 AutoModel.register(SiglipVideoEncoderConfig, SiglipVideoEncoder, exist_ok=True)
 AutoModel.register(VoxtralAudioEncoderConfig, VoxtralAudioEncoder, exist_ok=True)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CausalAudioDecoder",
     "CausalAudioEncoder",

@@ -2,15 +2,16 @@
 
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (pipelines look the base class up here)
 
-from .attention import SlidingAttention
+from .adapters.mimi import MimiAudioVAE
+from .adapters.wan import WanVideoVAE
+from .attention import SlidingWindowAttention
 from .audio_vae import AudioDecoder, CausalAudioVAE, CausalConvNeXt
-from .cards import BringsCard
-from .certificate import Certificate, certify
+from .certification.certificate import Certificate, certify
 from .config_fields import check_fields
 from .distributions import DiagonalGaussian
+from .hub.cards import ModelCardMixin
+from .hub.loading import CheckedFiles, CheckedLoading, as_dtype, take_dtype
 from .layers import CausalConv1d, CausalConv3d, CausalConvTranspose1d
-from .loading import CheckedFiles, CheckedLoading, as_dtype, take_dtype
-from .mimi_audio_vae import MimiAudioVAE
 from .spec import StreamSpec, per_unit
 from .spectral import InverseSTFT, LogMel, mel_filterbank
 from .streaming import (
@@ -30,12 +31,10 @@ from .streaming import (
     unflatten_state,
 )
 from .video_vae import CausalVideoVAE, VideoDecoder
-from .wan_video_vae import WanVideoVAE
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AudioDecoder",
-    "BringsCard",
     "CausalAudioVAE",
     "CausalConv1d",
     "CausalConv3d",
@@ -49,7 +48,8 @@ __all__ = [
     "InverseSTFT",
     "LogMel",
     "MimiAudioVAE",
-    "SlidingAttention",
+    "ModelCardMixin",
+    "SlidingWindowAttention",
     "State",
     "StreamSpec",
     "StreamingModule",

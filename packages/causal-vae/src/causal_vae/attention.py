@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .streaming import State, StreamingModule
 
 
-class SlidingAttention(StreamingModule):
+class SlidingWindowAttention(StreamingModule):
     """Self-attention over (B, T, D) in which a token sees itself and the `window - 1` tokens before it.
 
     State: the last P keys and values, and how many of them are real. Keys are kept as they are before rotation: rotary

@@ -15,9 +15,9 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .distributions import DiagonalGaussian
-from .latents import LatentNorm
+from .hub.loading import CheckedLoading
+from .latent_norm import LatentNorm
 from .layers import CausalConv1d
-from .loading import CheckedLoading
 from .spec import StreamSpec, per_unit
 from .spectral import InverseSTFT, LogMel
 from .streaming import State, StreamingModule, StreamingSequential, substates

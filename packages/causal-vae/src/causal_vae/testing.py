@@ -3,16 +3,16 @@
 check_streaming(module, x)      # state laws: partitions, batches, forks, hand-over
 check_causal(module, x)         # no output depends on its future; returns the measured look-ahead
 
-The laws themselves are in `causal_vae.laws`; `causal_vae.certify` lists them instead of raising.
+The laws themselves are in `causal_vae.certification.laws`; `causal_vae.certify` lists them instead of raising.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from .causality import PoisonedSubject, look_ahead
-from .examination import Finding, Subject, examine
-from .laws import STATE_LAWS
+from .certification.causality import PoisonedSubject, look_ahead
+from .certification.findings import Finding, Subject, examine
+from .certification.laws import STATE_LAWS
 from .streaming import StreamingModule
 
 

@@ -20,9 +20,9 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from .distributions import DiagonalGaussian
-from .latents import LatentNorm
+from .hub.loading import CheckedLoading
+from .latent_norm import LatentNorm
 from .layers import CausalConv3d
-from .loading import CheckedLoading
 from .spec import StreamSpec
 from .streaming import State, StreamingModule, substates
 

@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast  # noqa: F401
 
-from .cache import KVLayout, advance, append_tail, grow, init_kv_state, read_tail, start_history
+from .cache import CacheSpec, advance, grow, init_kv_state, read_kv, start_history, write_kv
 from .config import StreamerConfig, preset
 from .generation import (
     GeneratedUnit,
@@ -29,17 +29,17 @@ from .scheduler import (
     sample_logit_normal,
 )
 from .tokenizer import StreamerTokenizer
-from .transformer import Geometry, StreamerTransformer
+from .transformer import AttentionInputs, StreamerTransformer
 
 AutoConfig.register("wan_streamer", StreamerConfig, exist_ok=True)
 AutoModel.register(StreamerConfig, StreamerModel, exist_ok=True)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
+    "AttentionInputs",
+    "CacheSpec",
     "FlowMatchScheduler",
     "GeneratedUnit",
-    "Geometry",
-    "KVLayout",
     "Latents",
     "Reference",
     "Solver",
@@ -53,7 +53,6 @@ __all__ = [
     "UnitStreams",
     "WeightedMean",
     "advance",
-    "append_tail",
     "as_solver",
     "choose_language",
     "commit_response",
@@ -65,7 +64,7 @@ __all__ = [
     "pack_audio",
     "pack_video",
     "preset",
-    "read_tail",
+    "read_kv",
     "response_velocity",
     "revise_language",
     "sample_logit_normal",
@@ -75,4 +74,5 @@ __all__ = [
     "training_mask",
     "unpack_audio",
     "unpack_video",
+    "write_kv",
 ]

@@ -24,8 +24,8 @@ from .layout import UnitLayout
 
 
 @dataclass(frozen=True)
-class KVLayout:
-    """The geometry of a session's key-value buffer.
+class CacheSpec:
+    """The sizes of a session's key-value buffer.
 
     Args:
         prompt_capacity: slots of the prompt.
@@ -38,7 +38,7 @@ class KVLayout:
     response_units: int
 
     @classmethod
-    def for_policy(cls, config: StreamerConfig, prompt_capacity: int = 64, capacity_units: int = 64) -> KVLayout:
+    def for_policy(cls, config: StreamerConfig, prompt_capacity: int = 64, capacity_units: int = 64) -> CacheSpec:
         """Rings of the checkpoint's windows; where a window is None (full history), `capacity_units` until it grows."""
 
         def ring(window: int | None) -> int:
@@ -63,11 +63,11 @@ class KVLayout:
         contexts = self.prompt_capacity + self.context_units * self.layout.num_context_tokens
         return slice(0, self.prompt_capacity), slice(self.prompt_capacity, contexts), slice(contexts, self.num_slots)
 
-    def union(self, other: KVLayout) -> KVLayout:
+    def union(self, other: CacheSpec) -> CacheSpec:
         """The smallest layout that holds histories of both."""
-        return KVLayout(self.layout, *map(max, self.sizes, other.sizes))
+        return CacheSpec(self.layout, *map(max, self.sizes, other.sizes))
 
-    def roomy(self, num_units: int) -> KVLayout:
+    def with_room_for(self, num_units: int) -> CacheSpec:
         """This layout, full histories doubled until `num_units` units fit; windows always have room."""
         layout = self
         while (limit := layout.max_units()) is not None and num_units > limit:
@@ -118,10 +118,10 @@ class KVLayout:
         return torch.cat(seen, dim=2)
 
 
-def init_kv_state(kv_layout: KVLayout, batch_size: int, device=None, dtype=torch.float32) -> State:
+def init_kv_state(cache_spec: CacheSpec, batch_size: int, device=None, dtype=torch.float32) -> State:
     """Empty history: keys and values (B, L, H, S, D), `unit` (B,) the session's clock, `prompt_length` (B,)."""
-    c = kv_layout.layout.config
-    shape = (batch_size, c.num_hidden_layers, c.num_key_value_heads, kv_layout.num_slots, c.head_dim)
+    c = cache_spec.layout.config
+    shape = (batch_size, c.num_hidden_layers, c.num_key_value_heads, cache_spec.num_slots, c.head_dim)
     return {
         "keys": torch.zeros(shape, device=device, dtype=dtype),
         "values": torch.zeros(shape, device=device, dtype=dtype),
@@ -130,25 +130,25 @@ def init_kv_state(kv_layout: KVLayout, batch_size: int, device=None, dtype=torch
     }
 
 
-def read_tail(state: State, slots: Tensor) -> Tensor:
+def read_kv(state: State, slots: Tensor) -> Tensor:
     """K/V at `slots` (B, T) as one packed tensor (B, 2, L, H, T, D): what thinker and performer send each other."""
     keys, values = state["keys"], state["values"]
     where = slots[:, None, None, :, None].expand(-1, keys.shape[1], keys.shape[2], -1, keys.shape[4])
     return torch.stack([keys.gather(3, where), values.gather(3, where)], dim=1)
 
 
-def append_tail(state: State, slots: Tensor, tail: Tensor) -> None:
-    """Write a packed tail into `slots` (B, T), in place: the receiving side of `read_tail`."""
-    where = slots[:, None, None, :, None].expand_as(tail[:, 0])
-    state["keys"].scatter_(3, where, tail[:, 0])
-    state["values"].scatter_(3, where, tail[:, 1])
+def write_kv(state: State, slots: Tensor, packed: Tensor) -> None:
+    """Write packed K/V into `slots` (B, T), in place: the receiving side of `read_kv`."""
+    where = slots[:, None, None, :, None].expand_as(packed[:, 0])
+    state["keys"].scatter_(3, where, packed[:, 0])
+    state["values"].scatter_(3, where, packed[:, 1])
 
 
-def start_history(prompt_tail: Tensor, kv_layout: KVLayout) -> State:
+def start_history(prompt_kv: Tensor, cache_spec: CacheSpec) -> State:
     """History that begins with a prompt's K/V (B, 2, L, H, P, D), which every later token sees."""
-    batch, length = prompt_tail.shape[0], prompt_tail.shape[4]
-    state = init_kv_state(kv_layout, batch, prompt_tail.device, prompt_tail.dtype)
-    append_tail(state, torch.arange(length, device=prompt_tail.device).expand(batch, -1), prompt_tail)
+    batch, length = prompt_kv.shape[0], prompt_kv.shape[4]
+    state = init_kv_state(cache_spec, batch, prompt_kv.device, prompt_kv.dtype)
+    write_kv(state, torch.arange(length, device=prompt_kv.device).expand(batch, -1), prompt_kv)
     return {**state, "prompt_length": state["prompt_length"] + length}
 
 
@@ -157,7 +157,7 @@ def advance(state: State) -> State:
     return {**state, "unit": state["unit"] + 1}
 
 
-def grow(state: State, old: KVLayout, new: KVLayout) -> State:
+def grow(state: State, old: CacheSpec, new: CacheSpec) -> State:
     """Move histories into a larger buffer: more room for the prompt, or rings of a full history that has not wrapped.
 
     Raises:

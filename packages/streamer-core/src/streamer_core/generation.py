@@ -16,15 +16,15 @@ import torch
 from causal_vae import State
 from torch import Tensor
 
-from .cache import KVLayout, advance
+from .cache import CacheSpec, advance
 from .model import StreamerModel
 from .scheduler import Latents, Solver
-from .transformer import Geometry
+from .transformer import AttentionInputs
 
 # ---- language: the state slot and the agent's text slots ----
 
 
-def context_pass(model: StreamerModel, user: Tensor, language: Tensor, kv: State, kv_layout: KVLayout) -> Tensor:
+def context_pass(model: StreamerModel, user: Tensor, language: Tensor, kv: State, cache_spec: CacheSpec) -> Tensor:
     """One pass over the context of this unit, its language as given: what each language slot is predicted from.
 
     Args:
@@ -36,7 +36,7 @@ def context_pass(model: StreamerModel, user: Tensor, language: Tensor, kv: State
     """
     layout = model.layout
     embeddings = torch.cat([user.to(model.dtype), model.embed_language(language, layout.language)], dim=1)
-    hidden = model.step(embeddings, kv, model.geometry(kv, kv_layout, layout.context))
+    hidden = model.step(embeddings, kv, model.attention_inputs(kv, cache_spec, layout.context))
     return hidden[:, layout.language.start - 1 : -1]
 
 
@@ -64,12 +64,12 @@ def draft_language(model: StreamerModel, ids: Tensor) -> Tensor:
 
 
 def revise_language(
-    model: StreamerModel, ids: Tensor, first: int, kv: State, kv_layout: KVLayout, gumbel: Tensor | None = None
+    model: StreamerModel, ids: Tensor, first: int, kv: State, cache_spec: CacheSpec, gumbel: Tensor | None = None
 ) -> Tensor:
     """Pass over the language slots from `first` on, as given in `ids` (B, 1 + S): ids of the slots after it."""
     region = slice(model.layout.language.start + first, model.layout.language.stop)
     embeddings = model.embed_language(ids[:, first:], region)
-    hidden = model.step(embeddings, kv, model.geometry(kv, kv_layout, region))
+    hidden = model.step(embeddings, kv, model.attention_inputs(kv, cache_spec, region))
     return choose_language(model, hidden[:, :-1], first + 1, gumbel)
 
 
@@ -78,7 +78,7 @@ def settle_language(
     ids: Tensor,
     draft: Tensor,
     kv: State,
-    kv_layout: KVLayout,
+    cache_spec: CacheSpec,
     gumbel: Tensor | None = None,
     verified_rows: Iterable[int] | None = None,
 ) -> Tensor:
@@ -98,7 +98,7 @@ def settle_language(
     """
     if verified_rows is None:
         for first in range(model.layout.num_language_slots):
-            later = revise_language(model, ids, first, kv, kv_layout, gumbel)
+            later = revise_language(model, ids, first, kv, cache_spec, gumbel)
             ids = torch.cat([ids[:, : first + 1], later], dim=1)
         return ids
     rows = list(ids.split(1))
@@ -109,7 +109,7 @@ def settle_language(
         said, chosen = draft[one], rows[row]
         while not torch.equal(chosen, said):
             first = int((chosen != said)[0].int().argmax())
-            later = revise_language(model, chosen, first, own_kv, kv_layout, own_gumbel)
+            later = revise_language(model, chosen, first, own_kv, cache_spec, own_gumbel)
             said, chosen = chosen, torch.cat([chosen[:, : first + 1], later], dim=1)
         rows[row] = chosen
     return torch.cat(rows)
@@ -118,17 +118,19 @@ def settle_language(
 # ---- the response: sound and picture ----
 
 
-def response_velocity(model: StreamerModel, latents: Latents, sigma: Tensor, kv: State, geometry: Geometry) -> Latents:
+def response_velocity(
+    model: StreamerModel, latents: Latents, sigma: Tensor, kv: State, attention_inputs: AttentionInputs
+) -> Latents:
     """One pass over the noisy latents of this unit at noise level sigma (B,): their velocities (eq. 3)."""
     audio, video = latents["audio"], latents["video"]
-    hidden = model.step(model.embed_response(audio, video, sigma), kv, geometry)
+    hidden = model.step(model.embed_response(audio, video, sigma), kv, attention_inputs)
     return dict(zip(("audio", "video"), model.velocities(hidden, audio, video, sigma), strict=True))
 
 
-def commit_response(model: StreamerModel, latents: Latents, kv: State, geometry: Geometry) -> None:
+def commit_response(model: StreamerModel, latents: Latents, kv: State, attention_inputs: AttentionInputs) -> None:
     """One clean pass (sigma = 0) over the unit's latents, whose K/V is what later units see of them."""
     sigma = latents["audio"].new_zeros(len(latents["audio"]))
-    model.step(model.embed_response(latents["audio"], latents["video"], sigma), kv, geometry)
+    model.step(model.embed_response(latents["audio"], latents["video"], sigma), kv, attention_inputs)
 
 
 # ---- all of it ----
@@ -147,7 +149,7 @@ def generate_unit(
     user: Tensor,
     noise: Latents,
     kv: State,
-    kv_layout: KVLayout,
+    cache_spec: CacheSpec,
     num_steps: int,
     *,
     draft: Tensor | None = None,
@@ -169,12 +171,12 @@ def generate_unit(
     if (draft is None) == (told is None):
         raise ValueError("generate_unit takes either a draft to decode from or the language it is told")
     if told is None:
-        drafted = choose_language(model, context_pass(model, user, draft, kv, kv_layout), 0, gumbel)
-        language = settle_language(model, drafted, draft, kv, kv_layout, gumbel)
+        drafted = choose_language(model, context_pass(model, user, draft, kv, cache_spec), 0, gumbel)
+        language = settle_language(model, drafted, draft, kv, cache_spec, gumbel)
     else:
         language = told
-        context_pass(model, user, told, kv, kv_layout)
-    geometry = model.geometry(kv, kv_layout, model.layout.response)
-    latents = solver.solve(lambda z, sigma: response_velocity(model, z, sigma, kv, geometry), noise, num_steps)
-    commit_response(model, latents, kv, geometry)
+        context_pass(model, user, told, kv, cache_spec)
+    attention_inputs = model.attention_inputs(kv, cache_spec, model.layout.response)
+    latents = solver.solve(lambda z, sigma: response_velocity(model, z, sigma, kv, attention_inputs), noise, num_steps)
+    commit_response(model, latents, kv, attention_inputs)
     return GeneratedUnit(language, latents), advance(kv)

@@ -19,13 +19,13 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from .cache import KVLayout
+from .cache import CacheSpec
 from .config import StreamerConfig
+from .families.qwen3 import load_qwen3
 from .layout import UnitLayout
 from .masks import group_rows, training_mask
-from .qwen3 import load_qwen3
 from .scheduler import FlowMatchScheduler
-from .transformer import Geometry, StreamerTransformer, check_table
+from .transformer import AttentionInputs, StreamerTransformer, check_table
 
 
 class NoiseLevelEmbedding(nn.Module):
@@ -174,7 +174,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         positions = torch.arange(length, device=input_ids.device).expand(batch, 3, length)
         mask = torch.ones(1, length, length, dtype=torch.bool, device=input_ids.device).tril()
         embeddings = self.model.embed_tokens(input_ids)
-        return self.lm_head(self.model(embeddings, self.model.geometry(positions, mask, embeddings.dtype)))
+        return self.lm_head(self.model(embeddings, self.model.attention_inputs(positions, mask, embeddings.dtype)))
 
     # ---- embeddings of one unit's tokens; every one takes and returns a leading (..., tokens, features) ----
 
@@ -283,8 +283,8 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         mask = training_mask(*sequence)
         order, row_counts = group_rows(*sequence)
         positions, mask = torch.cat(positions, dim=2)[:, :, order], mask[order][:, order][None]
-        geometry = self.model.geometry(positions, mask, embeddings.dtype, row_counts)
-        hidden = self.model(embeddings[:, order], geometry)
+        attention_inputs = self.model.attention_inputs(positions, mask, embeddings.dtype, row_counts)
+        hidden = self.model(embeddings[:, order], attention_inputs)
         hidden = hidden[:, order.argsort()][:, prompt_length:]
 
         num_clean = num_units * region.stop
@@ -299,30 +299,30 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
     # ---- serving: one unit, against the key-value state ----
 
     @apply_forward_hook
-    def geometry(self, state: State, kv_layout: KVLayout, region: slice) -> Geometry:
+    def attention_inputs(self, state: State, cache_spec: CacheSpec, region: slice) -> AttentionInputs:
         """Where the tokens `region` of each session's current unit stand, for every pass over them.
 
         Args:
             state: from `init_kv_state`; `state["unit"]` says which unit each session is in.
         """
         unit, prompt_length = state["unit"], state["prompt_length"]
-        return self.model.geometry(
+        return self.model.attention_inputs(
             self.layout.positions(unit, prompt_length, region),
-            kv_layout.mask(unit, prompt_length, region),
+            cache_spec.mask(unit, prompt_length, region),
             state["keys"].dtype,
-            slots=kv_layout.slots(unit, region),
+            slots=cache_spec.slots(unit, region),
         )
 
     @apply_forward_hook
-    def step(self, embeddings: Tensor, state: State, geometry: Geometry) -> Tensor:
+    def step(self, embeddings: Tensor, state: State, attention_inputs: AttentionInputs) -> Tensor:
         """One pass over tokens (B, T, D) of each session's current unit: final hidden states (B, T, D).
 
         Their K/V is written in place.
         """
-        return self.model(embeddings, geometry, (state["keys"], state["values"]))
+        return self.model(embeddings, attention_inputs, (state["keys"], state["values"]))
 
     def prefill(
-        self, prompt_ids: Tensor, state: State, kv_layout: KVLayout, reference: Reference | None = None
+        self, prompt_ids: Tensor, state: State, cache_spec: CacheSpec, reference: Reference | None = None
     ) -> State:
         """Write a prompt (B, P) into an empty state's sink; it is seen by every later token and never evicted.
 
@@ -330,19 +330,19 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             reference: the rest of the prompt, after its words.
 
         Raises:
-            ValueError: the prompt is longer than `kv_layout.prompt_capacity`.
+            ValueError: the prompt is longer than `cache_spec.prompt_capacity`.
         """
         prompt = self.embed_prompt(prompt_ids, reference)
         batch, length, _ = prompt.shape
-        if length > kv_layout.prompt_capacity:
-            raise ValueError(f"the prompt has {length} tokens; this session holds {kv_layout.prompt_capacity}")
+        if length > cache_spec.prompt_capacity:
+            raise ValueError(f"the prompt has {length} tokens; this session holds {cache_spec.prompt_capacity}")
         if length:
             index = torch.arange(length, device=prompt.device)
-            mask = torch.arange(kv_layout.num_slots, device=prompt.device) <= index[:, None]
-            geometry = self.model.geometry(
+            mask = torch.arange(cache_spec.num_slots, device=prompt.device) <= index[:, None]
+            attention_inputs = self.model.attention_inputs(
                 index.expand(batch, 3, -1), mask[None], state["keys"].dtype, slots=index.expand(batch, -1)
             )
-            self.step(prompt, state, geometry)
+            self.step(prompt, state, attention_inputs)
         return {**state, "prompt_length": torch.full_like(state["prompt_length"], length)}
 
 
@@ -388,7 +388,7 @@ def streamer_loss(
     """The report's losses: text cross-entropy and joint flow matching (eq. 3), as named terms; sum their means.
 
     How much counts differs from batch to batch. Processes that train together must divide by the weight of all of
-    them, as `streamer_pipeline.training` does.
+    them, as `streamer_pipeline.training.modules` does.
 
     Args:
         config: the model's. It says which slots are silent, and the `min_sigma` below which no error weighs less.

@@ -59,7 +59,7 @@ class HeadExchange(Protocol):
         """All tokens of own heads (B, T, own heads * D) -> own tokens of all heads (B, own T, heads * D)."""
 
 
-class Geometry(NamedTuple):
+class AttentionInputs(NamedTuple):
     """Where the tokens of a pass stand and what they see: the same in every layer, and in every pass over them.
 
     rotary: of `RotaryEmbedding`. blocks: the mask, cut by rows. slots: (B, T) where the cache keeps their keys and
@@ -136,21 +136,21 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
         self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
 
-    def forward(self, x: Tensor, geometry: Geometry, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, attention_inputs: AttentionInputs, cache: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, length, _ = x.shape
-        blocks = geometry.blocks
+        blocks = attention_inputs.blocks
         query, key, value = (
             projection(x).view(batch, length, -1, self.head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        query = rotate(self.q_norm(query).transpose(1, 2), *geometry.rotary)
-        key = rotate(self.k_norm(key).transpose(1, 2), *geometry.rotary)
+        query = rotate(self.q_norm(query).transpose(1, 2), *attention_inputs.rotary)
+        key = rotate(self.k_norm(key).transpose(1, 2), *attention_inputs.rotary)
         value = value.transpose(1, 2)
-        if geometry.exchange is not None:
-            query, key, value = geometry.exchange.to_heads(query, key, value)
+        if attention_inputs.exchange is not None:
+            query, key, value = attention_inputs.exchange.to_heads(query, key, value)
         if cache is not None:
             keys, values = cache  # (B, H, S, D)
-            where = geometry.slots[:, None, :, None].expand_as(key)
+            where = attention_inputs.slots[:, None, :, None].expand_as(key)
             # Under autocast the projections are of another dtype than the history.
             key, value = keys.scatter_(2, where, key.to(keys.dtype)), values.scatter_(2, where, value.to(values.dtype))
         outputs = []
@@ -161,7 +161,7 @@ class Attention(nn.Module):
             y = attend(folded, *seen, block.mask)
             outputs.append(y.unflatten(2, (self.num_groups, -1)).permute(0, 3, 1, 2, 4).flatten(2))
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return self.o_proj(y if geometry.exchange is None else geometry.exchange.to_tokens(y))
+        return self.o_proj(y if attention_inputs.exchange is None else attention_inputs.exchange.to_tokens(y))
 
 
 class MLP(nn.Module):
@@ -183,8 +183,8 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, geometry: Geometry, cache: tuple[Tensor, Tensor] | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), geometry, cache)
+    def forward(self, x: Tensor, attention_inputs: AttentionInputs, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), attention_inputs, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -219,14 +219,14 @@ class StreamerTransformer(nn.Module):
             check_table(self.config, name, value)
         super().__setattr__(name, value)
 
-    def geometry(
+    def attention_inputs(
         self,
         positions: Tensor,
         mask: Tensor,
         dtype: torch.dtype,
         row_counts: list[int] | None = None,
         slots: Tensor | None = None,
-    ) -> Geometry:
+    ) -> AttentionInputs:
         """What `forward` needs to know about its tokens.
 
         Args:
@@ -237,20 +237,22 @@ class StreamerTransformer(nn.Module):
             slots: (B, T), of the cache.
         """
         blocks = attention_blocks(mask, row_counts or [mask.shape[1]], dtype, self.num_groups)
-        return Geometry(self.rotary_emb(positions), blocks, slots)
+        return AttentionInputs(self.rotary_emb(positions), blocks, slots)
 
-    def forward(self, embeddings: Tensor, geometry: Geometry, cache: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, attention_inputs: AttentionInputs, cache: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """One pass.
 
         Args:
             embeddings: (B, T, hidden).
-            cache: keys and values (B, L, H, S, D), overwritten in place at the geometry's slots.
+            cache: keys and values (B, L, H, S, D), overwritten in place at the attention_inputs's slots.
         """
         x = embeddings
         for index, layer in enumerate(self.layers):
             layer_cache = None if cache is None else (cache[0][:, index], cache[1][:, index])
             if self.gradient_checkpointing and self.training:
-                x = torch.utils.checkpoint.checkpoint(layer, x, geometry, layer_cache, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(layer, x, attention_inputs, layer_cache, use_reentrant=False)
             else:
-                x = layer(x, geometry, layer_cache)
+                x = layer(x, attention_inputs, layer_cache)
         return self.norm(x)

@@ -1,17 +1,18 @@
 # What the package exports; each name is imported from its module when it is first asked for.
 from .batch import SessionBatch
-from .channel import Channel, ChannelClosed, DistributedChannel, Parcel, ProcessChannel, ThreadChannel
 from .checkpoints import bundled_checkpoint
-from .conversation import ConversationWriter
-from .dyads import StoredDyad, read_dyads, read_world
+from .data.dyads import StoredDyad, read_dataset_info, read_dyads
 from .ledger import LatencyLedger, Span, StopWatch, UnitTiming
-from .media import RecordingError, RecordingReader, RecordingWriter, side_by_side
+from .media.conversation import ConversationWriter
+from .media.recordings import RecordingError, RecordingReader, RecordingWriter, side_by_side
+from .media.subtitles import captions, write_srt
 from .performer import Performer
+from .persona import Persona, PreparedPersona
 from .pipeline import StreamerPipeline, StreamerPipelineOutput
-from .realtime import MonotonicClock, RealTimeSession, RealTimeStatistics
+from .runtime.channel import Channel, ChannelClosed, DistributedChannel, MessageLayout, ProcessChannel, ThreadChannel
+from .runtime.realtime import MonotonicClock, RealTimeSession, RealTimeStatistics
+from .runtime.split import SplitSession, message_nbytes, perform, split_over_processes, split_over_threads
 from .session import SessionOptions, StreamerSession
-from .split import SplitSession, message_nbytes, perform, split_over_processes, split_over_threads
-from .subtitles import captions, write_srt
 from .thinker import Thinker
 from .units import (
     FRAME_RATE,
@@ -24,7 +25,6 @@ from .units import (
     UserUnit,
     split_units,
 )
-from .world import PreparedWorld, World
 
 __version__: str
 __all__ = [
@@ -39,10 +39,11 @@ __all__ = [
     "ConversationWriter",
     "DistributedChannel",
     "LatencyLedger",
+    "MessageLayout",
     "MonotonicClock",
-    "Parcel",
     "Performer",
-    "PreparedWorld",
+    "Persona",
+    "PreparedPersona",
     "ProcessChannel",
     "RealTimeSession",
     "RealTimeStatistics",
@@ -63,13 +64,12 @@ __all__ = [
     "UnitBuffer",
     "UnitTiming",
     "UserUnit",
-    "World",
     "bundled_checkpoint",
     "captions",
     "message_nbytes",
     "perform",
+    "read_dataset_info",
     "read_dyads",
-    "read_world",
     "side_by_side",
     "split_over_processes",
     "split_over_threads",

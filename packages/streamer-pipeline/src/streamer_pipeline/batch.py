@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from causal_vae import State, flatten_state, index_state, map_state
-from streamer_core import KVLayout, grow
+from streamer_core import CacheSpec, grow
 from torch import Tensor
 
 from .cycle import Answer, InTurn, PerformerSide, ThinkerSide, UserInput, to_device
@@ -44,8 +44,10 @@ class SessionBatch:
         options: whose `num_steps`, `height` and `width` all sessions share.
     """
 
-    def __init__(self, pipeline: StreamerPipeline, options: SessionOptions, kv_layout: KVLayout, state: State) -> None:
-        self.pipeline, self.kv_layout, self.state = pipeline, kv_layout, state
+    def __init__(
+        self, pipeline: StreamerPipeline, options: SessionOptions, cache_spec: CacheSpec, state: State
+    ) -> None:
+        self.pipeline, self.cache_spec, self.state = pipeline, cache_spec, state
         self.num_steps, self.height, self.width = options.num_steps, options.height, options.width
         self.places: list[StreamerSession | None] = [None] * len(state["performer"]["unit"])
         self._lock = threading.RLock()
@@ -82,11 +84,11 @@ class SessionBatch:
                 raise ValueError(f"all {self.size} places of this batch are taken; leave one, or open a larger batch")
             self._check_fits(session)
             with session.batch.alone(session) as (old_layout, old):
-                self._grow(self.kv_layout.union(old_layout))
+                self._grow(self.cache_spec.union(old_layout))
                 place = self.places.index(None)
                 moved = {
-                    "thinker": {**old["thinker"], "kv": grow(old["thinker"]["kv"], old_layout, self.kv_layout)},
-                    "performer": grow(old["performer"], old_layout, self.kv_layout),
+                    "thinker": {**old["thinker"], "kv": grow(old["thinker"]["kv"], old_layout, self.cache_spec)},
+                    "performer": grow(old["performer"], old_layout, self.cache_spec),
                 }
                 map_state(lambda ours, theirs: ours[place : place + 1].copy_(theirs), self.state, moved)
                 self.places[place] = session
@@ -101,7 +103,7 @@ class SessionBatch:
         """
         with self._lock:
             place = self._place(session)
-            own = SessionBatch(self.pipeline, session.options, self.kv_layout, index_state(self.state, place))
+            own = SessionBatch(self.pipeline, session.options, self.cache_spec, index_state(self.state, place))
             own.places[0], self.places[place] = session, None
             session.move_to(own)
 
@@ -110,7 +112,7 @@ class SessionBatch:
         """Layout and state of one session, for whoever takes it away; its place is free afterwards."""
         with self._lock:
             place = self._place(session)
-            yield self.kv_layout, self.row(session)
+            yield self.cache_spec, self.row(session)
             self.places[place] = None
 
     @torch.inference_mode()
@@ -130,7 +132,7 @@ class SessionBatch:
             for session, unit in units.items():
                 session.check(unit)
             taken = {place: session.take_text(units[session].text) for place, session in due.items()}
-            self._grow(self.kv_layout.roomy(max(session.num_units for session in self.sessions) + 1))
+            self._grow(self.cache_spec.with_room_for(max(session.num_units for session in self.sessions) + 1))
             places = range(self.size)
             user = form_input(
                 self.pipeline,
@@ -159,10 +161,10 @@ class SessionBatch:
         units = [0 if session is None else session.num_units for session in self.places]
         seeds = [0 if session is None else session.options.seed for session in self.places]
         performing = PerformerSide(
-            pipeline.performer, self.state["performer"], self.kv_layout, units, seeds, self.num_steps, watch
+            pipeline.performer, self.state["performer"], self.cache_spec, units, seeds, self.num_steps, watch
         )
         thinking = ThinkerSide(
-            pipeline.thinker, self.state["thinker"], self.kv_layout, units, InTurn(performing), watch, due
+            pipeline.thinker, self.state["thinker"], self.cache_spec, units, InTurn(performing), watch, due
         )
         thinking.submit(user, timing)
         answer = thinking.collect()
@@ -181,16 +183,16 @@ class SessionBatch:
                 for place in due:
                     leaf[place].copy_(theirs[name][place])
 
-    def _grow(self, wanted: KVLayout) -> None:
+    def _grow(self, wanted: CacheSpec) -> None:
         """Make every place as long as `wanted`: the only time that addresses change."""
-        if wanted == self.kv_layout:
+        if wanted == self.cache_spec:
             return
         thinker, performer = self.state["thinker"], self.state["performer"]
         self.state = {
-            "thinker": {**thinker, "kv": grow(thinker["kv"], self.kv_layout, wanted)},
-            "performer": grow(performer, self.kv_layout, wanted),
+            "thinker": {**thinker, "kv": grow(thinker["kv"], self.cache_spec, wanted)},
+            "performer": grow(performer, self.cache_spec, wanted),
         }
-        self.kv_layout = wanted
+        self.cache_spec = wanted
 
     # ---- who is here ----
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from causal_vae import State
-from streamer_core import KVLayout, Latents, advance, grow
+from streamer_core import CacheSpec, Latents, advance, grow
 from torch import Tensor
 
 from .ledger import Span, StopWatch, UnitTiming
@@ -40,7 +40,7 @@ class Reply(NamedTuple):
 
     audio: Tensor
     video: Tensor
-    tail: Tensor
+    response_kv: Tensor
     spans: list[Span]
 
 
@@ -66,15 +66,15 @@ class _Sent(NamedTuple):
 class Link(Protocol):
     """The thinker's way to its performer. Replies come in the order of what was sent."""
 
-    def send(self, context_tail: Tensor) -> None: ...
+    def send(self, context_kv: Tensor) -> None: ...
 
     def receive(self) -> Reply: ...
 
 
-def make_room(kv: State, kv_layout: KVLayout, units: Sequence[int]) -> tuple[State, KVLayout]:
+def make_room(kv: State, cache_spec: CacheSpec, units: Sequence[int]) -> tuple[State, CacheSpec]:
     """Room for the current units of all rows: full histories double before they would wrap; windows never do."""
-    larger = kv_layout.roomy(max(units) + 1)
-    return grow(kv, kv_layout, larger), larger
+    larger = cache_spec.with_room_for(max(units) + 1)
+    return grow(kv, cache_spec, larger), larger
 
 
 class ThinkerSide:
@@ -95,13 +95,13 @@ class ThinkerSide:
         self,
         thinker: Thinker,
         state: State,
-        kv_layout: KVLayout,
+        cache_spec: CacheSpec,
         units: Sequence[int],
         link: Link,
         watch: StopWatch,
         due: Sequence[int] | None = None,
     ) -> None:
-        self.thinker, self.state, self.kv_layout, self.link, self.watch = thinker, state, kv_layout, link, watch
+        self.thinker, self.state, self.cache_spec, self.link, self.watch = thinker, state, cache_spec, link, watch
         self.units = list(units)
         rows = range(len(self.units)) if due is None else due
         self._rows = rows if thinker.works_by_row else None
@@ -120,14 +120,14 @@ class ThinkerSide:
         watch.lap(timing, "encode")
         while len(self._sent) > thinker.streamer.config.commit_delay:
             self._receive()
-        kv, self.kv_layout = make_room(self.state["kv"], self.kv_layout, self.units)
+        kv, self.cache_spec = make_room(self.state["kv"], self.cache_spec, self.units)
         self.state = {**state, "kv": kv}
         user_tokens = user.text_ids, audio_tokens, video_tokens
-        chosen = thinker.hear(*user_tokens, self.state, self.kv_layout, user.gumbel)
+        chosen = thinker.context_pass(*user_tokens, self.state, self.cache_spec, user.gumbel)
         watch.lap(timing, "context")
-        language, self.state = thinker.speak(chosen, self.state, self.kv_layout, user.gumbel, self._rows)
+        language, self.state = thinker.settle_language(chosen, self.state, self.cache_spec, user.gumbel, self._rows)
         watch.lap(timing, "slots")
-        self.link.send(thinker.context_tail(self.state, self.kv_layout))
+        self.link.send(thinker.context_kv(self.state, self.cache_spec))
         self._sent.append(_Sent(kv["unit"], language, timing))
         self.state, self.units = {**self.state, "kv": advance(kv)}, [unit + 1 for unit in self.units]
         watch.lap(timing, "send")
@@ -146,7 +146,7 @@ class ThinkerSide:
         """Take the next reply into the history."""
         reply, sent = self.link.receive(), self._sent.popleft()
         sent.timing.spans.extend(reply.spans)
-        self.thinker.receive(reply.tail, sent.unit, self.state, self.kv_layout)
+        self.thinker.receive(reply.response_kv, sent.unit, self.state, self.cache_spec)
         self._replied.append((sent, reply))
         # Waiting is the performer's time, not a span of its own.
         self.watch.lap(sent.timing, "receive", not_before_ms=reply.spans[-1].end_ms)
@@ -166,42 +166,42 @@ class PerformerSide:
         self,
         performer: Performer,
         state: State,
-        kv_layout: KVLayout,
+        cache_spec: CacheSpec,
         units: Sequence[int],
         seeds: Sequence[int],
         num_steps: int,
         watch: StopWatch,
     ) -> None:
-        self.performer, self.state, self.kv_layout = performer, state, kv_layout
+        self.performer, self.state, self.cache_spec = performer, state, cache_spec
         self.units, self.seeds, self.num_steps, self.watch = list(units), seeds, num_steps, watch
 
-    def reply(self, context_tail: Tensor) -> Reply:
+    def reply(self, context_kv: Tensor) -> Reply:
         """Append context(k), solve y_k, commit it."""
         timing, performer, config = UnitTiming(0), self.performer, self.performer.streamer.config
-        self.state, self.kv_layout = make_room(self.state, self.kv_layout, self.units)
+        self.state, self.cache_spec = make_room(self.state, self.cache_spec, self.units)
         noises = [response_noise(config, seed, unit) for seed, unit in zip(self.seeds, self.units, strict=True)]
-        like = context_tail
+        like = context_kv
         noise = {name: to_device(torch.cat([n[name] for n in noises]), like.device, like.dtype) for name in noises[0]}
-        geometry = performer.receive(context_tail, self.state, self.kv_layout)
-        latents = performer.solve(noise, self.state, geometry, self.num_steps)
+        attention_inputs = performer.receive(context_kv, self.state, self.cache_spec)
+        latents = performer.solve(noise, self.state, attention_inputs, self.num_steps)
         self.watch.lap(timing, "solve")
-        tail = performer.commit(latents, self.state, geometry)
+        response_kv = performer.commit(latents, self.state, attention_inputs)
         self.state, self.units = advance(self.state), [unit + 1 for unit in self.units]
         self.watch.lap(timing, "commit")
-        return Reply(latents["audio"], latents["video"], tail, timing.spans)
+        return Reply(latents["audio"], latents["video"], response_kv, timing.spans)
 
 
 class InTurn:
     """The link to a performer in the same thread: it works when its reply is asked for."""
 
     def __init__(self, performing: PerformerSide) -> None:
-        self.performing, self._tails = performing, deque()
+        self.performing, self._contexts = performing, deque()
 
-    def send(self, context_tail: Tensor) -> None:
-        self._tails.append(context_tail)
+    def send(self, context_kv: Tensor) -> None:
+        self._contexts.append(context_kv)
 
     def receive(self) -> Reply:
-        return self.performing.reply(self._tails.popleft())
+        return self.performing.reply(self._contexts.popleft())
 
 
 def to_device(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from causal_vae import State
 from streamer_core import (
-    Geometry,
-    KVLayout,
+    AttentionInputs,
+    CacheSpec,
     Latents,
     Solver,
     StreamerModel,
-    append_tail,
     as_solver,
     commit_response,
-    read_tail,
+    read_kv,
     response_velocity,
     start_history,
+    write_kv,
 )
 from torch import Tensor
 
@@ -39,24 +39,24 @@ class Performer:
         for name in self.stages:
             setattr(self, name, torch.compile(getattr(self, name), fullgraph=True, dynamic=False, **options))
 
-    def start(self, prompt_tail: Tensor, kv_layout: KVLayout) -> State:
+    def start(self, prompt_kv: Tensor, cache_spec: CacheSpec) -> State:
         """State of new sessions from the prompt's K/V (B, 2, L, H, P, D), from `Thinker.prefill`."""
-        return start_history(prompt_tail, kv_layout)
+        return start_history(prompt_kv, cache_spec)
 
-    def receive(self, context_tail: Tensor, state: State, kv_layout: KVLayout) -> Geometry:
+    def receive(self, context_kv: Tensor, state: State, cache_spec: CacheSpec) -> AttentionInputs:
         """Append context(k), in place. Returns where y_k stands, for all passes over it."""
-        append_tail(state, kv_layout.slots(state["unit"], self.layout.context), context_tail)
-        return self.streamer.geometry(state, kv_layout, self.layout.response)
+        write_kv(state, cache_spec.slots(state["unit"], self.layout.context), context_kv)
+        return self.streamer.attention_inputs(state, cache_spec, self.layout.response)
 
-    def solve(self, noise: Latents, state: State, geometry: Geometry, num_steps: int) -> Latents:
+    def solve(self, noise: Latents, state: State, attention_inputs: AttentionInputs, num_steps: int) -> Latents:
         """Noise {"audio": (B, tokens, dim), "video": ...} -> clean latents alike."""
-        return self.solver.solve(lambda z, sigma: self.velocity(z, sigma, state, geometry), noise, num_steps)
+        return self.solver.solve(lambda z, sigma: self.velocity(z, sigma, state, attention_inputs), noise, num_steps)
 
-    def velocity(self, latents: Latents, sigma: Tensor, state: State, geometry: Geometry) -> Latents:
+    def velocity(self, latents: Latents, sigma: Tensor, state: State, attention_inputs: AttentionInputs) -> Latents:
         """One pass over the noisy latents of this unit at noise level sigma (B,): their velocities."""
-        return response_velocity(self.streamer, latents, sigma, state, geometry)
+        return response_velocity(self.streamer, latents, sigma, state, attention_inputs)
 
-    def commit(self, latents: Latents, state: State, geometry: Geometry) -> Tensor:
-        """One clean pass over y_k; its K/V is history from now on, and the tail goes to the thinker."""
-        commit_response(self.streamer, latents, state, geometry)
-        return read_tail(state, geometry.slots)
+    def commit(self, latents: Latents, state: State, attention_inputs: AttentionInputs) -> Tensor:
+        """One clean pass over y_k; its K/V is history from now on, and those K/V go to the thinker."""
+        commit_response(self.streamer, latents, state, attention_inputs)
+        return read_kv(state, attention_inputs.slots)

@@ -17,23 +17,23 @@ from typing import Any
 import numpy as np
 import torch
 from causal_vae import State, StreamingModule, state_nbytes
-from causal_vae.loading import refuse_unknown
+from causal_vae.hub.loading import refuse_unknown
 from diffusers import ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
-from streamer_core import KVLayout, StreamerTokenizer, init_kv_state
+from streamer_core import CacheSpec, StreamerTokenizer, init_kv_state
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from .batch import SessionBatch
-from .fit import KINDS, check_fit
-from .loading import PipelineLoading
-from .media import RecordingReader
+from .checks.fit import KINDS, check_fit
+from .hub.loading import PipelineLoading
+from .media.recordings import RecordingReader
 from .performer import Performer
+from .persona import Persona, PreparedPersona, encode_reference
 from .session import SessionOptions, StreamerSession
 from .thinker import Renderer, Thinker
 from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, check_text, split_units, to_media
-from .world import PreparedWorld, World, encode_reference
 
 _GRAPHS_PER_STAGE = 64  # sizes of batches and of full histories, which double
 OUTPUT_TYPES = ("pt", "np", "pil")
@@ -202,7 +202,7 @@ class StreamerPipeline(PipelineLoading):
 
     def open_session(
         self,
-        prompt: str | World | PreparedWorld | None = None,
+        prompt: str | Persona | PreparedPersona | None = None,
         seed: int = 0,
         num_inference_steps: int | None = None,
         temperature: float = 0.0,
@@ -213,7 +213,7 @@ class StreamerPipeline(PipelineLoading):
         """Begin a conversation; the prompt is prefilled once.
 
         Args:
-            prompt: system text, or a world with the agent's face and voice; None takes the checkpoint's own text.
+            prompt: system text, or a persona with the agent's face and voice; None takes the checkpoint's own text.
             num_inference_steps, others: see `SessionOptions`; None takes the checkpoint's own number.
 
         Raises:
@@ -221,14 +221,14 @@ class StreamerPipeline(PipelineLoading):
         """
         text = self._prompt_text(prompt)
         options = self._options(text, seed, num_inference_steps, temperature, height, width, capacity_units)
-        world = prompt if isinstance(prompt, PreparedWorld) else self.prepare_world(prompt)
-        kv_layout = self.kv_layout(max(64, world.num_tokens), options.capacity_units)
+        persona = prompt if isinstance(prompt, PreparedPersona) else self.prepare_persona(prompt)
+        cache_spec = self.cache_spec(max(64, persona.num_tokens), options.capacity_units)
         with torch.inference_mode(), self.evaluating():
             state: State = {
-                "thinker": self.thinker.start(world.tail, kv_layout, (options.height, options.width)),
-                "performer": self.performer.start(world.tail, kv_layout),
+                "thinker": self.thinker.start(persona.kv, cache_spec, (options.height, options.width)),
+                "performer": self.performer.start(persona.kv, cache_spec),
             }
-        return StreamerSession(self, options, kv_layout, state)
+        return StreamerSession(self, options, cache_spec, state)
 
     def open_batch(
         self,
@@ -252,42 +252,42 @@ class StreamerPipeline(PipelineLoading):
         options = self._options("", 0, num_inference_steps, 0.0, height, width, capacity_units)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"size is a whole number, at least 1; got {size!r}")
-        kv_layout = self.kv_layout(prompt_capacity, options.capacity_units)
-        return SessionBatch(self, options, kv_layout, self.new_state(options, kv_layout, batch_size=size))
+        cache_spec = self.cache_spec(prompt_capacity, options.capacity_units)
+        return SessionBatch(self, options, cache_spec, self.new_state(options, cache_spec, batch_size=size))
 
     def _options(self, prompt: str, seed, num_steps, temperature, height, width, capacity_units) -> SessionOptions:
         num_steps = self.config.num_inference_steps if num_steps is None else num_steps
         return SessionOptions(prompt, seed, num_steps, temperature, height, width, capacity_units)
 
-    def _prompt_text(self, prompt: str | World | PreparedWorld | None) -> str:
+    def _prompt_text(self, prompt: str | Persona | PreparedPersona | None) -> str:
         if prompt is None:
             return self.config.prompt
-        return prompt.text if isinstance(prompt, World | PreparedWorld) else prompt
+        return prompt.text if isinstance(prompt, Persona | PreparedPersona) else prompt
 
     @torch.inference_mode()
-    def prepare_world(self, world: str | World | None = None) -> PreparedWorld:
+    def prepare_persona(self, persona: str | Persona | None = None) -> PreparedPersona:
         """Prefill a prompt once, for any number of sessions to come; None is the checkpoint's own text.
 
         Raises:
-            TypeError, ValueError: the text is no valid string, or the world's picture has not the size that the agent
+            TypeError, ValueError: the text is no valid string, or the persona's picture has not the size that the agent
                 is drawn in.
         """
-        text = self._prompt_text(world)
+        text = self._prompt_text(persona)
         check_text("prompt", text)
         ids = torch.tensor([self.tokenizer.encode_words(text)], dtype=torch.int64, device=self.streamer.device)
         reference = None
         with self.evaluating():
-            if isinstance(world, World) and world.picture is not None:
-                reference = encode_reference(self, world.picture, world.voice)
-            return PreparedWorld(text, self.thinker.prefill(ids, reference))
+            if isinstance(persona, Persona) and persona.picture is not None:
+                reference = encode_reference(self, persona.picture, persona.voice)
+            return PreparedPersona(text, self.thinker.prefill(ids, reference))
 
-    def kv_layout(self, prompt_capacity: int = 64, capacity_units: int = 64) -> KVLayout:
-        """Geometry of a session's history under the checkpoint's windows; `.nbytes()` says what it will take."""
-        return KVLayout.for_policy(self.streamer.config, prompt_capacity, capacity_units)
+    def cache_spec(self, prompt_capacity: int = 64, capacity_units: int = 64) -> CacheSpec:
+        """Sizes of a session's history under the checkpoint's windows; `.nbytes()` says what it will take."""
+        return CacheSpec.for_policy(self.streamer.config, prompt_capacity, capacity_units)
 
     @torch.inference_mode()
     def new_state(
-        self, options: SessionOptions, kv_layout: KVLayout, history_device: str | None = None, batch_size: int = 1
+        self, options: SessionOptions, cache_spec: CacheSpec, history_device: str | None = None, batch_size: int = 1
     ) -> State:
         """State of `batch_size` conversations without a prompt: {"thinker": ..., "performer": ...}.
 
@@ -296,14 +296,14 @@ class StreamerPipeline(PipelineLoading):
         """
         streamer = self.streamer
         device = streamer.device if history_device is None else history_device
-        kv, performer = (init_kv_state(kv_layout, batch_size, device, streamer.dtype) for _ in range(2))
+        kv, performer = (init_kv_state(cache_spec, batch_size, device, streamer.dtype) for _ in range(2))
         with self.evaluating():
             thinker = self.thinker.init_state(batch_size, (options.height, options.width))
         return {"thinker": {"kv": kv, **thinker}, "performer": performer}
 
     def session_nbytes(
         self,
-        prompt: str | World | PreparedWorld | None = None,
+        prompt: str | Persona | PreparedPersona | None = None,
         height: int = HEIGHT,
         width: int = WIDTH,
         capacity_units: int = 64,
@@ -315,9 +315,9 @@ class StreamerPipeline(PipelineLoading):
         Under windows it is the same for every `num_units`.
         """
         options = self._options(self._prompt_text(prompt), 0, None, 0.0, height, width, capacity_units)
-        world = prompt if isinstance(prompt, PreparedWorld) else self.prepare_world(prompt)
-        kv_layout = self.kv_layout(max(64, world.num_tokens), options.capacity_units).roomy(num_units)
-        return state_nbytes(self.new_state(options, kv_layout, "meta"))
+        persona = prompt if isinstance(prompt, PreparedPersona) else self.prepare_persona(prompt)
+        cache_spec = self.cache_spec(max(64, persona.num_tokens), options.capacity_units).with_room_for(num_units)
+        return state_nbytes(self.new_state(options, cache_spec, "meta"))
 
     def __call__(
         self,

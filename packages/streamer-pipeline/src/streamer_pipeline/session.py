@@ -16,7 +16,7 @@ import torch
 from causal_vae import State, clone_state, flatten_state, state_nbytes, unflatten_state
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from streamer_core import KVLayout
+from streamer_core import CacheSpec
 from torch import Tensor
 
 from .batch import SessionBatch
@@ -104,7 +104,7 @@ class StreamerSession:
         self,
         pipeline: StreamerPipeline,
         options: SessionOptions,
-        kv_layout: KVLayout,
+        cache_spec: CacheSpec,
         state: State,
         pending_text: list[int] | None = None,
         num_units: int = 0,
@@ -112,7 +112,7 @@ class StreamerSession:
         self.pipeline, self.options, self.num_units = pipeline, options, num_units
         self.pending_text = pending_text or []  # typed tokens that did not fit into the slots so far
         self.ledger = LatencyLedger()
-        self._batch: SessionBatch | None = SessionBatch(pipeline, options, kv_layout, state)
+        self._batch: SessionBatch | None = SessionBatch(pipeline, options, cache_spec, state)
         self._batch.places[0] = self
 
     @property
@@ -131,9 +131,9 @@ class StreamerSession:
         self._batch = batch
 
     @property
-    def kv_layout(self) -> KVLayout:
+    def cache_spec(self) -> CacheSpec:
         """Where the history's slots are."""
-        return self.batch.kv_layout
+        return self.batch.cache_spec
 
     @property
     def state(self) -> State:
@@ -161,7 +161,7 @@ class StreamerSession:
     def fork(self) -> StreamerSession:
         """A second session that continues independently from the same past."""
         state, pending = clone_state(self.state), list(self.pending_text)
-        return StreamerSession(self.pipeline, self.options, self.kv_layout, state, pending, self.num_units)
+        return StreamerSession(self.pipeline, self.options, self.cache_spec, state, pending, self.num_units)
 
     def save(self, path: str | Path) -> None:
         """Write the whole session to one safetensors file.
@@ -175,7 +175,7 @@ class StreamerSession:
         names = "prompt_capacity", "context_units", "response_units"
         header = {
             "options": asdict(self.options),
-            "kv": dict(zip(names, self.kv_layout.sizes, strict=True)),
+            "kv": dict(zip(names, self.cache_spec.sizes, strict=True)),
             "pending_text": self.pending_text,
             "parts": list(self.state["thinker"]),
             "streamer": self.pipeline.streamer.config.to_diff_dict(),
@@ -212,17 +212,17 @@ class StreamerSession:
         try:
             header = json.loads(metadata["session"])
             _check_same_streamer(header["streamer"], pipeline)
-            kv_layout = KVLayout(pipeline.streamer.layout, **header["kv"])
+            cache_spec = CacheSpec(pipeline.streamer.layout, **header["kv"])
             options = SessionOptions.of(header["options"])
             state = unflatten_state(leaves)
             # A part without memory has no leaf in the file.
             state["thinker"] = {name: {} for name in header["parts"]} | state["thinker"]
             pending_text = [_whole_number("pending_text", token) for token in header["pending_text"]]
-            _check_state(state, pipeline, options, kv_layout)
+            _check_state(state, pipeline, options, cache_spec)
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{path} cannot be continued here: {reason}") from error
-        return cls(pipeline, options, kv_layout, state, pending_text, int(state["performer"]["unit"][0]))
+        return cls(pipeline, options, cache_spec, state, pending_text, int(state["performer"]["unit"][0]))
 
     # ---- what a batch asks of each of its sessions ----
 
@@ -278,12 +278,12 @@ def _check_same_streamer(saved: dict[str, Any], pipeline: StreamerPipeline) -> N
         raise ValueError(f"it was saved with another checkpoint; its Transformer differs in {', '.join(differing)}")
 
 
-def _check_state(state: State, pipeline: StreamerPipeline, options: SessionOptions, kv_layout: KVLayout) -> None:
+def _check_state(state: State, pipeline: StreamerPipeline, options: SessionOptions, cache_spec: CacheSpec) -> None:
     """Raise ValueError unless a loaded state has the leaves of a session opened with these options, shape by shape."""
-    fresh = KVLayout.for_policy(pipeline.streamer.config, kv_layout.prompt_capacity, options.capacity_units)
-    if kv_layout.union(fresh).max_units() is None and kv_layout != fresh:
-        raise ValueError(f"its history has the sizes {kv_layout.sizes}; this checkpoint's windows give {fresh.sizes}")
-    wanted = {name: leaf.shape for name, leaf in flatten_state(pipeline.new_state(options, kv_layout, "meta")).items()}
+    fresh = CacheSpec.for_policy(pipeline.streamer.config, cache_spec.prompt_capacity, options.capacity_units)
+    if cache_spec.union(fresh).max_units() is None and cache_spec != fresh:
+        raise ValueError(f"its history has the sizes {cache_spec.sizes}; this checkpoint's windows give {fresh.sizes}")
+    wanted = {name: leaf.shape for name, leaf in flatten_state(pipeline.new_state(options, cache_spec, "meta")).items()}
     found = {name: leaf.shape for name, leaf in flatten_state(state).items()}
     for name in wanted | found:
         if wanted.get(name) != found.get(name):

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from causal_vae import State, StreamingModule, index_state, map_state, stack_states
 from streamer_core import (
-    KVLayout,
+    CacheSpec,
     Reference,
     StreamerModel,
-    append_tail,
     choose_language,
     context_pass,
     draft_language,
     init_kv_state,
-    read_tail,
+    read_kv,
     settle_language,
     start_history,
     unpack_audio,
     unpack_video,
+    write_kv,
 )
 from torch import Tensor, nn
 
@@ -46,7 +46,7 @@ class Thinker:
         audio_renderer, video_renderer: (latents, state) -> (media, state): a causal decoder, or a VAE's own `decode`.
     """
 
-    stages = ("perceive", "hear", "speak", "context_tail", "receive", "render_audio", "render_video")
+    stages = ("perceive", "context_pass", "settle_language", "context_kv", "receive", "render_audio", "render_video")
 
     def __init__(
         self,
@@ -79,15 +79,15 @@ class Thinker:
         length = prompt_ids.shape[1]
         if reference is not None:
             length += reference.audio.shape[1] * self.layout.num_response_tokens
-        kv_layout = KVLayout(self.layout, length, 0, 0)
+        cache_spec = CacheSpec(self.layout, length, 0, 0)
         kv = self.streamer.prefill(
-            prompt_ids, init_kv_state(kv_layout, batch, device, self.streamer.dtype), kv_layout, reference
+            prompt_ids, init_kv_state(cache_spec, batch, device, self.streamer.dtype), cache_spec, reference
         )
-        return read_tail(kv, torch.arange(length, device=device).expand(batch, -1))
+        return read_kv(kv, torch.arange(length, device=device).expand(batch, -1))
 
-    def start(self, prompt_tail: Tensor, kv_layout: KVLayout, user_size: tuple[int, int]) -> State:
+    def start(self, prompt_kv: Tensor, cache_spec: CacheSpec, user_size: tuple[int, int]) -> State:
         """State of new sessions from the prompt's K/V, as `prefill` returned it."""
-        return {"kv": start_history(prompt_tail, kv_layout), **self.init_state(len(prompt_tail), user_size)}
+        return {"kv": start_history(prompt_kv, cache_spec), **self.init_state(len(prompt_kv), user_size)}
 
     def init_state(self, batch: int, user_size: tuple[int, int]) -> State:
         """All but the history of `batch` new sessions, for pictures of the user of `user_size` (H, W)."""
@@ -112,13 +112,13 @@ class Thinker:
         video_tokens, video_state = self.video_encoder(video, state["video_encoder"])
         return audio_tokens, video_tokens, {**state, "audio_encoder": audio_state, "video_encoder": video_state}
 
-    def hear(
+    def context_pass(
         self,
         text_ids: Tensor,
         audio_tokens: Tensor,
         video_tokens: Tensor,
         state: State,
-        kv_layout: KVLayout,
+        cache_spec: CacheSpec,
         gumbel: Tensor | None = None,
     ) -> Tensor:
         """The pass over the context of this unit, its language as drafted: ids (B, 1 + S) that follow from it.
@@ -129,33 +129,33 @@ class Thinker:
         """
         streamer = self.streamer
         user = streamer.embed_user(text_ids, audio_tokens.to(streamer.dtype), video_tokens.to(streamer.dtype))
-        hidden = context_pass(streamer, user, state["draft"], state["kv"], kv_layout)
+        hidden = context_pass(streamer, user, state["draft"], state["kv"], cache_spec)
         return choose_language(streamer, hidden, 0, gumbel)
 
-    def speak(
+    def settle_language(
         self,
         chosen: Tensor,
         state: State,
-        kv_layout: KVLayout,
+        cache_spec: CacheSpec,
         gumbel: Tensor | None = None,
         verified_rows: Sequence[int] | None = None,
     ) -> tuple[Tensor, State]:
         """What this unit says, each slot chosen from those before it: ids (B, 1 + S), and next state.
 
         Args:
-            chosen, gumbel: of `hear`. verified_rows: of `streamer_core.settle_language`.
+            chosen, gumbel: of `context_pass`. verified_rows: of `streamer_core.settle_language`.
         """
-        ids = settle_language(self.streamer, chosen, state["draft"], state["kv"], kv_layout, gumbel, verified_rows)
+        ids = settle_language(self.streamer, chosen, state["draft"], state["kv"], cache_spec, gumbel, verified_rows)
         return ids, {**state, "draft": draft_language(self.streamer, ids)}
 
-    def context_tail(self, state: State, kv_layout: KVLayout) -> Tensor:
-        """The K/V of context(k), packed, as the performer needs it: valid after `speak`."""
+    def context_kv(self, state: State, cache_spec: CacheSpec) -> Tensor:
+        """The K/V of context(k), packed, as the performer needs it: valid after `settle_language`."""
         kv = state["kv"]
-        return read_tail(kv, kv_layout.slots(kv["unit"], self.layout.context))
+        return read_kv(kv, cache_spec.slots(kv["unit"], self.layout.context))
 
-    def receive(self, response_tail: Tensor, unit: Tensor, state: State, kv_layout: KVLayout) -> None:
+    def receive(self, response_kv: Tensor, unit: Tensor, state: State, cache_spec: CacheSpec) -> None:
         """Append the K/V of y_unit (B,), computed by the performer's clean pass, to the history, in place."""
-        append_tail(state["kv"], kv_layout.slots(unit, self.layout.response), response_tail)
+        write_kv(state["kv"], cache_spec.slots(unit, self.layout.response), response_kv)
 
     def render(
         self, latents: dict[str, Tensor], state: State, rows: Sequence[int] | None = None

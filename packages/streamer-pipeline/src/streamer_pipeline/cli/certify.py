@@ -26,7 +26,7 @@ def certify(
     with in_a_sentence():
         check_file(out)
         use_threads(threads)
-        from ..certification import certificate_table, certify_checkpoint
+        from ..checks.certification import certificate_table, certify_checkpoint
 
         certificates = certify_checkpoint(path_or_id, (height, width), package, device, dtype)
         document = {name: json.loads(certificate.to_json()) for name, certificate in certificates.items()}

@@ -10,8 +10,8 @@ def inspect(checkpoint: Checkpoint = BUNDLED, device: Device = "cpu", dtype: Dty
     """Print a checkpoint's parts and sizes, the tokens of a unit, the arithmetic of latency, bytes per session."""
     from rich.table import Table
 
-    from ..inspection import describe_latency, describe_parts, describe_session
-    from ..placement import load_pipeline
+    from ..checks.inspection import describe_latency, describe_parts, describe_session
+    from ..hub.placement import load_pipeline
 
     with in_a_sentence():
         pipeline = load_pipeline(checkpoint, device, dtype)

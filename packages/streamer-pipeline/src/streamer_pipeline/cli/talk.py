@@ -23,7 +23,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..ledger import LatencyLedger
-    from ..media import RecordingReader
+    from ..media.recordings import RecordingReader
     from ..session import StreamerSession
     from ..units import AgentUnit, UserUnit
 
@@ -52,8 +52,8 @@ def talk(
     with in_a_sentence():
         check_folder(output)
         use_threads(threads)
-        from ..media import RecordingReader
-        from ..placement import load_pipeline
+        from ..hub.placement import load_pipeline
+        from ..media.recordings import RecordingReader
 
         reader = RecordingReader(recording, height, width)
         known = list(reader.notes)
@@ -71,8 +71,8 @@ def _converse(session: StreamerSession, reader: RecordingReader, output: Path, b
     """Run the session over the recording; what plays in each unit of the wall clock, without its media."""
     from rich.progress import track
 
-    from ..conversation import ConversationWriter
-    from ..media import side_by_side
+    from ..media.conversation import ConversationWriter
+    from ..media.recordings import side_by_side
 
     films = {"agent.mp4": lambda user, agent: agent}
     if both:

@@ -24,7 +24,7 @@ from .performance import Performance
 from .sight import FaceMeter, Looks
 
 if TYPE_CHECKING:
-    from ..dyads import StoredDyad
+    from ..data.dyads import StoredDyad
 
 
 class CountingSolver:

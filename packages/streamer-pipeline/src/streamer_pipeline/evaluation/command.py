@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..dyads import read_dyads, read_world
-from ..placement import find_place, load_pipeline
+from ..data.dyads import read_dataset_info, read_dyads
+from ..hub.placement import find_place, load_pipeline
 from .examination import Examination, Options
 from .report import tables, write_html, write_json, write_markdown
 from .scorecard import Card
@@ -40,7 +40,7 @@ def evaluate(
     """
     console = console or Console()
     find_place(device, dtype)
-    world = read_world(dataset)
+    world = read_dataset_info(dataset)
     pipeline = load_pipeline(checkpoint, device, dtype)
     examination = Examination(partial(read_dyads, dataset, split), world, options, console)
     examination.agent(pipeline)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ..dyads import StoredDyad
+    from ..data.dyads import StoredDyad
 
 
 def blank_video(dyads: Iterable[StoredDyad]) -> Iterator[StoredDyad]:

@@ -17,7 +17,7 @@ from .sound import active_pieces, decibels, levels
 from .statistics import Score
 
 if TYPE_CHECKING:
-    from ..dyads import StoredDyad
+    from ..data.dyads import StoredDyad
 
 UNITS_PER_MINUTE = 60_000 / UNIT_MS
 

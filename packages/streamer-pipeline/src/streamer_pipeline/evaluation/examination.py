@@ -22,7 +22,7 @@ from .sight import FaceMeter, agreement
 from .statistics import Score, mean
 
 if TYPE_CHECKING:
-    from ..dyads import StoredDyad
+    from ..data.dyads import StoredDyad
 
 FEW = 3  # dyads of every scenario for what needs no more: ceiling, ablation, users without a question to see
 
@@ -64,7 +64,7 @@ class Examination:
 
     Args:
         dyads: gives the test set, from its beginning, at every call.
-        world: the data set's `world.json`: grammar, thresholds, boxes of the agent's face.
+        world: the data set's `dataset_info.json`: grammar, thresholds, boxes of the agent's face.
     """
 
     def __init__(self, dyads: Dyads, world: dict, options: Options, console: Console) -> None:

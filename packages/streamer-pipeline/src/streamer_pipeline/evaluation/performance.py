@@ -11,7 +11,7 @@ from ..units import SAMPLES_PER_UNIT
 from .sight import FaceMeter, Looks
 
 if TYPE_CHECKING:
-    from ..dyads import StoredDyad
+    from ..data.dyads import StoredDyad
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
-from ..placement import load_pipeline
+from ..hub.placement import load_pipeline
 from ..units import UNIT_MS
 from .app import LiveServer, run
 from .listening import check_certificate, listen

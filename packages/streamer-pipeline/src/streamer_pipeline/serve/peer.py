@@ -19,7 +19,7 @@ from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessi
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import VideoFrame
 
-from ..realtime import RealTimeSession, RealTimeStatistics
+from ..runtime.realtime import RealTimeSession, RealTimeStatistics
 from ..units import UNIT_MS, AgentUnit
 from .batching import BatchedSession
 from .messages import MESSAGES_PER_SECOND, MessageError, RateLimit, parse_message

@@ -8,7 +8,7 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..conversation import ConversationWriter
+from ..media.conversation import ConversationWriter
 from ..units import AgentUnit, UserUnit
 
 _log = logging.getLogger(__name__)

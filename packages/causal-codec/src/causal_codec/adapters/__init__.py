@@ -1,0 +1,1 @@
+"""Public encoders behind the streaming contract: their own weights, our states."""

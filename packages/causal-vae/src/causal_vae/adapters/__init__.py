@@ -1,0 +1,1 @@
+"""Public VAEs behind the streaming contract: their own weights, our states."""

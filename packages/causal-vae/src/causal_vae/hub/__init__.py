@@ -1,0 +1,1 @@
+"""Loading that refuses what is damaged or misspelt, and model cards."""

@@ -1,0 +1,1 @@
+"""Public language models whose weights `StreamerModel` can hold."""

@@ -1,0 +1,1 @@
+"""Dyads: conversations of two sides, as training and evaluation read them."""

@@ -1,0 +1,146 @@
+"""Stored dyads: conversations of a user and a reference agent, streamed from webdataset shards (extra `[eval]`).
+
+A source is a folder or a dataset on the hub. Per split it holds shards `<split>-00000.tar`, ...; of every dyad
+`<key>.user.mp4` and `<key>.agent.mp4` (picture), `<key>.user.flac` and `<key>.agent.flac` (sound), and `<key>.json`
+(labels). `dataset_info.json` beside them says what is true of the whole set.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av import FFmpegError
+from huggingface_hub import HfFileSystem, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from torch import Tensor
+
+from ..units import FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT
+
+DATASET_INFO_FILE = "dataset_info.json"
+_OLD_INFO_FILE = "world.json"
+
+
+@dataclass(frozen=True, eq=False)
+class StoredDyad:
+    """One conversation on the wall clock, both sides.
+
+    user_audio, agent_audio: (1, num_units * 3840) in [-1, 1], 24 kHz. user_video, agent_video: (3, num_units * 4, H, W)
+    in [-1, 1], 25 fps. labels: who said and showed what when, and what the agent owes.
+    """
+
+    key: str
+    labels: dict
+    user_audio: Tensor
+    user_video: Tensor
+    agent_audio: Tensor
+    agent_video: Tensor
+
+    @property
+    def num_units(self) -> int:
+        return self.user_audio.shape[1] // SAMPLES_PER_UNIT
+
+
+def read_dataset_info(source: str | Path) -> dict:
+    """What `dataset_info.json` of a source says; `world.json`, its name in version 0.1, is read as well.
+
+    Raises:
+        ValueError: there is no such source, it has no such file, or the file is damaged.
+    """
+    path = _dataset_file(source, DATASET_INFO_FILE) or _dataset_file(source, _OLD_INFO_FILE)
+    if path is None:
+        raise ValueError(f"{source} has no {DATASET_INFO_FILE}; build a dataset with examples/build_world.py")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run examples/build_world.py again") from error
+
+
+def _dataset_file(source: str | Path, name: str) -> Path | None:
+    """The local path of a file of a folder or of a dataset on the Hub; None where the source has no such file."""
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if path.exists() else None
+    try:
+        return Path(hf_hub_download(str(source), name, repo_type="dataset"))
+    except EntryNotFoundError:
+        return None
+    except Exception as error:
+        raise ValueError(f"{source} is neither a folder nor a dataset that can be reached: {error}") from error
+
+
+def read_dyads(source: str | Path, split: str = "test") -> Iterator[StoredDyad]:
+    """The dyads of a split, in order, one in memory at a time.
+
+    Raises:
+        ValueError: there is no such source or split, or a dyad's media are damaged or do not fit its labels.
+    """
+    from datasets import Features, Json, Value, load_dataset
+
+    # Named here, media stay bytes: inferred, `datasets` would want torchcodec to hand them over.
+    features = Features(
+        {"__key__": Value("string"), "__url__": Value("string"), "json": Json()}
+        | {name: Value("binary") for name in ("user.flac", "agent.flac", "user.mp4", "agent.mp4")}
+    )
+    files = {split: _shards(source, split)}
+    rows = load_dataset("webdataset", data_files=files, split=split, streaming=True, features=features)
+    for row in _undamaged(rows, source, split):
+        key, labels = row["__key__"], row["json"]
+        try:
+            sounds = {name: _decode_sound(row[f"{name}.flac"]) for name in ("user", "agent")}
+            pictures = {name: _decode_picture(row[f"{name}.mp4"]) for name in ("user", "agent")}
+            num_units = labels["num_units"]
+        except (FFmpegError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"dyad {key} of {source} cannot be read: {type(error).__name__} {error}") from error
+        dyad = StoredDyad(key, labels, sounds["user"], pictures["user"], sounds["agent"], pictures["agent"])
+        lengths = {sound.shape[1] / SAMPLES_PER_UNIT for sound in sounds.values()}
+        lengths |= {picture.shape[1] / FRAMES_PER_UNIT for picture in pictures.values()}
+        if lengths != {num_units}:
+            raise ValueError(f"dyad {key} of {source} should last {num_units} units; its media last {sorted(lengths)}")
+        yield dyad
+
+
+def _undamaged(rows: Iterable[dict], source: str | Path, split: str) -> Iterator[dict]:
+    try:
+        yield from rows
+    except (tarfile.TarError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"a shard {split}-*.tar of {source} is damaged ({error}); build or download it again"
+        ) from error
+
+
+def _shards(source: str | Path, split: str) -> list[str]:
+    if Path(source).is_dir():
+        shards = [str(path) for path in sorted(Path(source).glob(f"{split}-*.tar"))]
+    else:
+        try:
+            shards = [f"hf://{path}" for path in sorted(HfFileSystem().glob(f"datasets/{source}/{split}-*.tar"))]
+        except Exception as error:
+            raise ValueError(f"{source} is neither a folder nor a dataset that can be reached: {error}") from error
+    if not shards:
+        raise ValueError(f"{source} has no shards {split}-*.tar; build them with examples/build_world.py")
+    return shards
+
+
+def _decode_sound(data: bytes) -> Tensor:
+    """FLAC of 24 kHz mono -> (1, T) float32."""
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.audio[0]
+        if (stream.rate, stream.channels) != (SAMPLE_RATE, 1):
+            raise ValueError(f"sound is {stream.rate} Hz with {stream.channels} channels; expected 24000 Hz mono")
+        pieces = [frame.to_ndarray().reshape(1, -1) for frame in container.decode(stream)]
+    return torch.from_numpy(np.concatenate(pieces, axis=1).astype(np.float32) / 32768)
+
+
+def _decode_picture(data: bytes) -> Tensor:
+    """Any video -> (3, T, H, W) float32 in [-1, 1]."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    return torch.from_numpy(frames).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)

@@ -1,0 +1,1 @@
+"""Loading, saving and pushing a whole pipeline; its model card."""

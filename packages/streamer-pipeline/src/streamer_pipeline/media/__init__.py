@@ -1,0 +1,1 @@
+"""Recordings and subtitles: what people have in files, brought to the clock of the units, and back."""
