@@ -1,18 +1,14 @@
 """Dyads as webdataset shards: what `streamer_pipeline.read_dyads` streams. Same arguments, same bytes."""
 
-import io
 import json
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import av
-import numpy as np
-import soundfile
+from streamer_pipeline.data import shards
 from streamer_pipeline.evaluation.speech_judge import SpeechJudge
 
 from .agent_voice import AgentVoice
-from .clock import FRAME_RATE, SAMPLE_RATE
 from .dyad import Dyad
 from .face import eye_boxes, face_box, mouth_box
 from .grammar import agent_jsgf, agent_phrases
@@ -22,28 +18,6 @@ from .speech_judge import reference_thresholds
 _TRUTH = ("mouth_open", "blink", "pitch")  # of the agent's motion, to validate judges of pictures with
 
 
-def encode_video(frames: np.ndarray) -> bytes:
-    """uint8 `(T, H, W, 3)` -> H.264 in MP4, 25 fps, without sound."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        # mbtree reads memory it never wrote (x264 165): with it, the same frames may give other bytes
-        options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
-        stream = container.add_stream("libx264", rate=FRAME_RATE, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
-
-
-def encode_audio(wave: np.ndarray) -> bytes:
-    """`(N,)` in [-1, 1] -> 16-bit FLAC."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(wave, -1, 1), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
-
-
 def members(dyad: Dyad) -> dict[str, bytes]:
     """A dyad's files by extension."""
     labels = dyad.labels()
@@ -51,23 +25,16 @@ def members(dyad: Dyad) -> dict[str, bytes]:
     labels["agent"]["motion"] = {name: [round(float(x), 3) for x in dyad.agent_motion[name]] for name in _TRUTH}
     return {
         "json": json.dumps(labels).encode(),
-        "user.flac": encode_audio(dyad.user_audio),
-        "agent.flac": encode_audio(dyad.agent_audio),
-        "user.mp4": encode_video(render_frames(dyad.user_motion, dyad.user_identity)),
-        "agent.mp4": encode_video(render_frames(dyad.agent_motion, dyad.agent_identity)),
+        "user.flac": shards.encode_sound(dyad.user_audio),
+        "agent.flac": shards.encode_sound(dyad.agent_audio),
+        "user.mp4": shards.encode_video(render_frames(dyad.user_motion, dyad.user_identity)),
+        "agent.mp4": shards.encode_video(render_frames(dyad.agent_motion, dyad.agent_identity)),
     }
 
 
 def write_shard(path: Path, dyads: Iterable[Dyad]) -> None:
-    """Write one tar; it appears under its name only when it is complete."""
-    partial = path.with_suffix(".partial")
-    with tarfile.open(partial, "w") as tar:
-        for dyad in dyads:
-            for extension, data in members(dyad).items():
-                info = tarfile.TarInfo(f"{dyad.seed:07d}.{extension}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    partial.rename(path)
+    """Write one shard; it appears under its name only when it is complete."""
+    shards.write_shard(path, ((f"{dyad.seed:07d}", members(dyad)) for dyad in dyads))
 
 
 def shard_contents(path: Path) -> list[tuple[int, str, int]]:

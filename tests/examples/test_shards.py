@@ -67,7 +67,7 @@ def test_an_interrupted_shard_has_no_name(dyads, tmp_path):
 def test_what_cannot_be_read_is_said(folder, tmp_path):
     with pytest.raises(ValueError, match="no shards val-"):
         next(read_dyads(folder, "val"))
-    with pytest.raises(ValueError, match=r"world\.json"):
+    with pytest.raises(ValueError, match=r"no dataset_info\.json"):
         read_dataset_info(tmp_path)
     with tarfile.open(folder / "test-00000.tar") as tar:
         tar.extractall(tmp_path, filter="data")

@@ -12,13 +12,14 @@ from .certify import certify
 from .compare import compare
 from .evaluate import evaluate
 from .inspect import inspect
+from .prepare import prepare
 from .serve import serve
 from .talk import talk
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Open Wan-Streamer: full-duplex conversation in 160 ms units."
 )
-for command in (talk, inspect, serve, certify, compare):
+for command in (talk, inspect, serve, certify, prepare, compare):
     app.command()(command)
 app.command(name="eval")(evaluate)
 

@@ -1,8 +1,9 @@
 """Stored dyads: conversations of a user and a reference agent, streamed from webdataset shards (extra `[eval]`).
 
 A source is a folder or a dataset on the hub. Per split it holds shards `<split>-00000.tar`, ...; of every dyad
-`<key>.user.mp4` and `<key>.agent.mp4` (picture), `<key>.user.flac` and `<key>.agent.flac` (sound), and `<key>.json`
-(labels). `dataset_info.json` beside them says what is true of the whole set.
+`<key>.user.mp4` and `<key>.agent.mp4` (picture, where there is one), `<key>.user.flac` and `<key>.agent.flac` (sound),
+and `<key>.json` (labels). `dataset_info.json` beside them says what is true of the whole set. `wan-streamer prepare`
+makes them of recordings.
 """
 
 from __future__ import annotations
@@ -33,15 +34,17 @@ class StoredDyad:
     """One conversation on the wall clock, both sides.
 
     user_audio, agent_audio: (1, num_units * 3840) in [-1, 1], 24 kHz. user_video, agent_video: (3, num_units * 4, H, W)
-    in [-1, 1], 25 fps. labels: who said and showed what when, and what the agent owes.
+    in [-1, 1], 25 fps; None where nobody filmed. labels: who said and showed what when, and what the agent owes. Of
+    prepared recordings: `labels["agent"]["transcript"]` and the user's are [[word, start, end], ...] in seconds, None
+    where nobody wrote it down; the agent's `words` and `speaking` are what its language slots hold, per unit.
     """
 
     key: str
     labels: dict
     user_audio: Tensor
-    user_video: Tensor
+    user_video: Tensor | None
     agent_audio: Tensor
-    agent_video: Tensor
+    agent_video: Tensor | None
 
     @property
     def num_units(self) -> int:
@@ -56,11 +59,11 @@ def read_dataset_info(source: str | Path) -> dict:
     """
     path = _dataset_file(source, DATASET_INFO_FILE) or _dataset_file(source, _OLD_INFO_FILE)
     if path is None:
-        raise ValueError(f"{source} has no {DATASET_INFO_FILE}; build a dataset with examples/build_world.py")
+        raise ValueError(f"{source} has no {DATASET_INFO_FILE}; make a data set with `wan-streamer prepare`")
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run examples/build_world.py again") from error
+        raise ValueError(f"{path} is damaged ({error}); delete it and make the data set again") from error
 
 
 def _dataset_file(source: str | Path, name: str) -> Path | None:
@@ -95,13 +98,13 @@ def read_dyads(source: str | Path, split: str = "test") -> Iterator[StoredDyad]:
         key, labels = row["__key__"], row["json"]
         try:
             sounds = {name: _decode_sound(row[f"{name}.flac"]) for name in ("user", "agent")}
-            pictures = {name: _decode_picture(row[f"{name}.mp4"]) for name in ("user", "agent")}
+            pictures = {name: row[f"{name}.mp4"] and _decode_picture(row[f"{name}.mp4"]) for name in sounds}
             num_units = labels["num_units"]
         except (FFmpegError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"dyad {key} of {source} cannot be read: {type(error).__name__} {error}") from error
         dyad = StoredDyad(key, labels, sounds["user"], pictures["user"], sounds["agent"], pictures["agent"])
         lengths = {sound.shape[1] / SAMPLES_PER_UNIT for sound in sounds.values()}
-        lengths |= {picture.shape[1] / FRAMES_PER_UNIT for picture in pictures.values()}
+        lengths |= {picture.shape[1] / FRAMES_PER_UNIT for picture in pictures.values() if picture is not None}
         if lengths != {num_units}:
             raise ValueError(f"dyad {key} of {source} should last {num_units} units; its media last {sorted(lengths)}")
         yield dyad
@@ -125,7 +128,7 @@ def _shards(source: str | Path, split: str) -> list[str]:
         except Exception as error:
             raise ValueError(f"{source} is neither a folder nor a dataset that can be reached: {error}") from error
     if not shards:
-        raise ValueError(f"{source} has no shards {split}-*.tar; build them with examples/build_world.py")
+        raise ValueError(f"{source} has no shards {split}-*.tar; make a data set with `wan-streamer prepare`")
     return shards
 
 

@@ -52,12 +52,14 @@ _TURNS = {
 
 @dataclass
 class _Track:
-    """One track of a file: its stream index, its first and last moment in the file's own seconds, its pixel aspect."""
+    """One track of a file: its stream index, its first and last moment in the file's own seconds, its pixel aspect and
+    its channels."""
 
     index: int
     start: Fraction
     end: Fraction
     aspect: Fraction
+    channels: int
 
 
 class RecordingReader:
@@ -66,7 +68,7 @@ class RecordingReader:
     Sound becomes 24 kHz mono, picture 25 fps, cut from the centre to the shape of height x width and scaled. Time 0 is
     where the earlier track begins. The shorter track is continued by silence or by its last frame, a missing one is
     silence or black; `notes` says in words what was missing or damaged (damage inside a track shows while iterating).
-    The file is streamed, a few frames at a time, and can be iterated again.
+    The file is streamed, a few frames at a time, and can be iterated again. `sound` and `pictures` are its tracks alone.
 
     Raises RecordingError (a ValueError) for a path that holds neither sound nor picture that can be decoded; while it
     is iterated, for media that cannot be brought onto the clock.
@@ -84,6 +86,19 @@ class RecordingReader:
         # Containers round timestamps to the millisecond: 1.601 s is ten units, not eleven.
         self.num_units = max(1, math.ceil((duration * 1000 - 1) / UNIT_MS))
 
+    @property
+    def spans(self) -> dict[str, tuple[float, float]]:
+        """Where "audio" and "video" begin and end, in seconds of the recording; what is missing is not in it."""
+        return {
+            kind: (float(track.start - self._start), float(track.end - self._start))
+            for kind, track in self._tracks.items()
+        }
+
+    @property
+    def num_channels(self) -> int:
+        """Of the sound; 0 where there is none."""
+        return self._tracks["audio"].channels if "audio" in self._tracks else 0
+
     def __iter__(self) -> Iterator[UserUnit]:
         try:
             yield from self._units()
@@ -97,8 +112,8 @@ class RecordingReader:
         # however badly (or not at all) the file interleaves its tracks.
         buffer = UnitBuffer(self.height, self.width)
         silence = torch.zeros(1, SAMPLES_PER_UNIT)
-        sound = chain(self._sound() if "audio" in self._tracks else (), repeat(silence))
-        pictures = self._pictures() if "video" in self._tracks else iter(())
+        sound = chain(self.sound(), repeat(silence))
+        pictures = self.pictures()
         for _ in range(self.num_units):
             while buffer.num_buffered_samples < SAMPLES_PER_UNIT:
                 buffer.push_audio(next(sound))
@@ -123,7 +138,8 @@ class RecordingReader:
                     first = frames[0]  # its time, not the packet's: codecs drop what they primed themselves with
                     start = first.pts * first.time_base if first.pts is not None else Fraction(0)
                     aspect = (packet.stream.sample_aspect_ratio or 1) if kind == "video" else 1
-                    tracks[kind] = _Track(packet.stream.index, start, start, Fraction(aspect))
+                    channels = first.layout.nb_channels if kind == "audio" else 0
+                    tracks[kind] = _Track(packet.stream.index, start, start, Fraction(aspect), channels)
             has_index = {"mp4", "matroska"} & set(container.format.name.split(","))  # elsewhere FFmpeg estimates
             announced = (container.duration or 0) / av.time_base if has_index else 0
         for kind, track in tracks.items():
@@ -157,16 +173,23 @@ class RecordingReader:
                     frame.pts = round((time - self._start) / frame.time_base)
                     yield frame
 
-    def _sound(self) -> Iterator[Tensor]:
-        """Pieces (1, T) at 24 kHz, T at most one unit: a filled gap may be hours long."""
+    def sound(self, channel: int | None = None) -> Iterator[Tensor]:
+        """Pieces (1, T) at 24 kHz from time 0 to the sound's end, T at most one unit: a filled gap may be hours long.
+
+        channel: which one, counted from 0; None mixes all.
+        """
+        if "audio" not in self._tracks:
+            return
         num_samples = 0
         for _, frames in groupby(self._frames("audio"), lambda f: (f.sample_rate, f.format.name, f.layout.name)):
-            for piece in _filtered(partial(_sound_graph, first_sample=num_samples), frames):
+            for piece in _filtered(partial(_sound_graph, first_sample=num_samples, channel=channel), frames):
                 num_samples += piece.samples
                 yield from torch.from_numpy(piece.to_ndarray()).clamp(-1, 1).split(SAMPLES_PER_UNIT, dim=1)
 
-    def _pictures(self) -> Iterator[Tensor]:
-        """Frames (3, 1, height, width) at 25 fps."""
+    def pictures(self) -> Iterator[Tensor]:
+        """Frames (3, 1, height, width) at 25 fps from time 0 to the picture's end."""
+        if "video" not in self._tracks:
+            return
         shape = partial(_shape_graph, aspect=self._tracks["video"].aspect, height=self.height, width=self.width)
         # Scale first, then set the rate: a live recording may change its size on the way, the clock must not.
         same = groupby(self._frames("video"), lambda f: (f.width, f.height, f.format.name, f.rotation, f.color_range))
@@ -337,13 +360,15 @@ def _ready(graph: Graph) -> Iterator[AudioFrame | VideoFrame]:
             return
 
 
-def _sound_graph(frame: AudioFrame, first_sample: int) -> Graph:
-    """Any sound -> float mono at 24 kHz. A late start or a gap of more than a video frame becomes silence."""
+def _sound_graph(frame: AudioFrame, first_sample: int, channel: int | None) -> Graph:
+    """Any sound -> float mono at 24 kHz, of one channel or of all. A late start or a gap of more than a video frame
+    becomes silence."""
     source = f"sample_rate={frame.sample_rate}:sample_fmt={frame.format.name}:time_base={frame.time_base}"
     # Without rematrix_maxval a float downmix of two loud channels exceeds 1 and would be clipped.
     resample = f"{SAMPLE_RATE}:async=1:min_hard_comp={1 / FRAME_RATE}:first_pts={first_sample}:rematrix_maxval=1"
     return _graph(
         ("abuffer", f"{source}:channel_layout={frame.layout.name}"),
+        *([] if channel is None else [("pan", f"mono|c0=c{channel}")]),
         ("aresample", resample),
         ("aformat", f"sample_fmts=flt:channel_layouts=mono:sample_rates={SAMPLE_RATE}"),
         ("abuffersink", ""),
