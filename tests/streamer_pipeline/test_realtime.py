@@ -13,10 +13,9 @@ from streamer_pipeline import (
     RealTimeSession,
     SessionOptions,
     UserUnit,
-    intake,
-    playout,
     split_over_threads,
 )
+from streamer_pipeline.runtime import intake, playout
 from tiny_parts import open_session, random_units, tiny_pipeline
 
 H, W = 4, 6
