@@ -17,6 +17,7 @@ from ..media.recordings import RecordingReader
 from .importers.conversation import Conversation, ShardMember, Side
 from .shards import VideoEncoder, encode_sound
 from .timing import SILENCE_DB, audible_share, loudest_db, measure_leak, stretched
+from .transcription import transcribe
 from .words import UNIT_SECONDS, Word, agent_language, unit_at
 
 _LARGEST_OFFSET = 0.5  # seconds between two recordings of one conversation: more is no room and no line
@@ -121,8 +122,6 @@ def _load(side: Side, options: BuildOptions, unpacked: Path) -> _Take:
     if take.pictures is not None and take.pictures is not sounds[0]:
         _match_picture(take, sounds[0], options)
     if take.words is None and options.transcribe is not None:
-        from .transcription import transcribe
-
         take.words = transcribe(take.wave, options.transcribe, options.device)
     _check_words(take, sounds[0].path)
     return take
@@ -243,7 +242,8 @@ def _write(
             for role, side in recorded.items():
                 labels[role] = {**labels.get(role, {}), **_side_labels(takes[side], first, end)}
             language = agent_language((Word(*word) for word in labels["agent"]["transcript"]), end - first)
-            labels["agent"] |= {"words": language.words, "speaking": list(map(int, language.speaking))}
+            told = {"words": language.words, "speaking": list(map(int, language.speaking))}
+            labels["agent"] = told | labels["agent"]  # a source that says it itself knows better
             key = conversation.key + "-swapped" * swapped + f"-{index:03d}" * (len(bounds) > 1)
             members = {"json": folder / f"{key}.json"}
             members["json"].write_text(json.dumps(labels, ensure_ascii=False), encoding="utf-8")

@@ -22,12 +22,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..clock import FRAME_RATE, SAMPLE_RATE, UNIT_MS
 from .build import BuildOptions, BuiltDyad, build_dyads
 from .dataset_card import CARD_FILE, dataset_card
-from .dyads import DATASET_INFO_FILE
+from .dyads import DATASET_INFO_FILE, read_dataset_info
 from .importers import FORMATS, detect_format
 from .importers.conversation import Conversation, ShardMember, Skipped
 from .shards import write_shard
 from .splits import SPLITS, SplitBy, assign_splits
 from .summary import DyadNumbers, measure, plot_summary, summarize
+from .transcription import load_recogniser
 
 SKIPPED_FILE, PLOT_FILE = "skipped.jsonl", "summary.png"
 _STATE_FOLDER = ".prepare"  # what is known of finished shards
@@ -88,6 +89,8 @@ def prepare(source: Path, out: Path, options: PrepareOptions, console: Console |
     conversations = _with_keys([item for item in found if isinstance(item, Conversation)])
     if not found:
         raise ValueError(f"{source} holds no conversations; looked for {FORMATS[name].LOOKED_FOR}")
+    if options.build.transcribe is not None:
+        load_recogniser(options.build.transcribe, options.build.device)  # else every conversation would fail alike
     shares = {"val": options.val_share, "test": options.test_share}
     splits = assign_splits(conversations, shares, options.split_by)
     conversations = [replace(item, split=split) for item, split in zip(conversations, splits, strict=True)]
@@ -110,8 +113,8 @@ def prepare(source: Path, out: Path, options: PrepareOptions, console: Console |
             f"the first: {skipped[0].reason}"
         )
     info = _describe(name, dyads, skipped, options)
-    if hasattr(FORMATS[name], "dataset_info"):
-        info = FORMATS[name].dataset_info(source) | info
+    if name == "dyads" and (source / DATASET_INFO_FILE).exists():
+        info = read_dataset_info(source) | info
     (out / DATASET_INFO_FILE).write_text(json.dumps(info, indent=1), encoding="utf-8")
     (out / CARD_FILE).write_text(dataset_card(info, options.license), encoding="utf-8")
     plot_summary(dyads, out / PLOT_FILE)

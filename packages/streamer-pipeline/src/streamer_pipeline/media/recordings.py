@@ -52,8 +52,8 @@ _TURNS = {
 
 @dataclass
 class _Track:
-    """One track of a file: its stream index, its first and last moment in the file's own seconds, its pixel aspect and
-    its channels."""
+    """One track of a file: index of its stream, first and last moment in the file's own seconds, pixel aspect,
+    channels of the sound."""
 
     index: int
     start: Fraction
@@ -68,7 +68,7 @@ class RecordingReader:
     Sound becomes 24 kHz mono, picture 25 fps, cut from the centre to the shape of height x width and scaled. Time 0 is
     where the earlier track begins. The shorter track is continued by silence or by its last frame, a missing one is
     silence or black; `notes` says in words what was missing or damaged (damage inside a track shows while iterating).
-    The file is streamed, a few frames at a time, and can be iterated again. `sound` and `pictures` are its tracks alone.
+    The file is streamed, a few frames at a time, and can be iterated again. `sound` and `pictures` are its tracks.
 
     Raises RecordingError (a ValueError) for a path that holds neither sound nor picture that can be decoded; while it
     is iterated, for media that cannot be brought onto the clock.

@@ -7,10 +7,13 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from . import moshi_finetune, pairs
+from . import dyads, lhotse, moshi_finetune, pairs, seamless
 
 # In the order in which they are tried: what is told apart by more comes first.
 FORMATS: dict[str, ModuleType] = {
+    "dyads": dyads,
+    "seamless-interaction": seamless,
+    "lhotse": lhotse,
     "moshi-finetune": moshi_finetune,
     "pairs": pairs,
 }

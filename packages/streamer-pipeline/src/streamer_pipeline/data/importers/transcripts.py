@@ -48,32 +48,48 @@ def read_transcript(path: Path) -> Transcript:
         ) from error
 
 
-def read_words(content: Any) -> Iterator[Word]:
+def read_words(content: Any) -> list[Word]:
     """Words from the JSON shapes that `read_transcript` names.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is none of them, or no word has a time.
     """
     if isinstance(content, dict):
         name = next((name for name in _WORD_LISTS if name in content), None)
         if name is None:
-            raise ValueError(
-                f"an object with {', '.join(_WORD_LISTS)} is wanted, it has {', '.join(content) or 'nothing'}"
-            )
+            raise ValueError(f"wanted is an object with one of {', '.join(_WORD_LISTS)}; it has {', '.join(content)}")
         content = content[name]
+    found: list[Word] = []
+    untimed = ""  # aligners leave some words without a time: they share that of the next, or of the last
     for item in content:
-        if isinstance(item, dict) and item.get("words"):
-            yield from read_words(item["words"])
-        elif isinstance(item, dict):
-            text = item.get("word", item.get("text", item.get("transcript")))
-            if text is None or item.get("start", item.get("timestamp")) is None:
-                raise ValueError(f"{item} has no word with start and end")
-            start, end = item.get("timestamp") or (item["start"], item["end"])
-            yield from spread_phrase(text, float(start), float(end))
+        if isinstance(item, dict) and any("start" in word for word in item.get("words") or ()):
+            found += read_words(item["words"])
+            continue
+        text, start, end = _fields(item)
+        if start is None or end is None:
+            untimed += f" {text}"
         else:
-            text, *times = item
-            start, end = times[0] if isinstance(times[0], list | tuple) else times[:2]
-            yield from spread_phrase(text, float(start), float(end))
+            found += spread_phrase(f"{untimed} {text}", float(start), float(end))
+            untimed = ""
+    if untimed and not found:
+        raise ValueError("no word of it has a time")
+    if untimed:
+        last = found.pop()
+        found += spread_phrase(last.text + untimed, last.start, last.end)
+    return found
+
+
+def _fields(item: Any) -> tuple[str, float | None, float | None]:
+    """Text, start and end of a word or a phrase."""
+    if isinstance(item, dict):
+        text = item.get("word", item.get("text", item.get("transcript")))
+        start, end = item.get("timestamp") or (item.get("start"), item.get("end"))
+    else:
+        text, *times = item
+        start, end = times[0] if isinstance(times[0], list | tuple) else times[:2]
+    if not isinstance(text, str):
+        raise ValueError(f"{item} has no word")
+    return text, start, end
 
 
 def clean(words: Iterable[Word]) -> tuple[Word, ...]:
