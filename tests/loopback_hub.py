@@ -18,9 +18,10 @@ Files = dict[str, bytes]  # path in the repository -> content
 class LoopbackHub(ThreadingHTTPServer):
     """A context manager.
 
-    `repos` holds the repositories, `sent` lists the files sent so far as "org/name/path". `revisions` holds what a
-    repository was at a tag, by "org/name@tag". `gated` names repositories that nobody may read. `breaks` says after how
-    many bytes the line breaks when a file is sent ("org/name/path"), once.
+    `repos` holds the repositories, of models as "org/name" and of data as "datasets/org/name"; `sent` lists the files
+    sent so far as "org/name/path". `revisions` holds what a repository was at a tag, by "org/name@tag". `gated` names
+    repositories that nobody may read. `breaks` says after how many bytes the line breaks when a file is sent
+    ("org/name/path"), once.
     """
 
     daemon_threads = True
@@ -61,10 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/").split("/")
-        is_api = path[:2] == ["api", "models"]
-        if is_api:
-            path = path[2:]
-        repo, (action, revision, *name) = "/".join(path[:2]), path[2:] or ["revision", "main"]
+        is_api = path[0] == "api"
+        repo, path = _repo_of(path)
+        action, revision, *name = path or ["revision", "main"]
         files, file = self.server.repos.get(repo), "/".join(name)
         if files is not None and revision not in ("main", commit_of(files)):
             tagged = {commit_of(f): f for key, f in self.server.revisions.items() if key.startswith(f"{repo}@")}
@@ -91,16 +91,17 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0].strip("/").split("/")
         if path == ["api", "repos", "create"]:
             request = json.loads(body)
-            repo = f"{request['organization']}/{request['name']}"
+            kind = "datasets/" if request.get("type") == "dataset" else ""
+            repo = f"{kind}{request['organization']}/{request['name']}"
             self.server.repos.setdefault(repo, {})
             self._reply_json({"url": f"{self.server.endpoint}/{repo}", "name": repo})
         elif path == ["api", "validate-yaml"]:
             self._reply_json({"errors": [], "warnings": []})
-        elif path[4] == "preupload":
+        elif _repo_of(path)[1][0] == "preupload":
             names = [file["path"] for file in json.loads(body)["files"]]
             self._reply_json({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
         else:  # a commit: one JSON object a line, file contents in base64
-            repo = "/".join(path[2:4])
+            repo, _ = _repo_of(path)
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.server.repos[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
@@ -133,6 +134,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Silence: pytest has enough to say."""
+
+
+def _repo_of(path: list[str]) -> tuple[str, list[str]]:
+    """The repository that an address names, and what follows."""
+    path = path[1:] if path[0] == "api" else path
+    kind, path = ("datasets/", path[1:]) if path[0] == "datasets" else ("", path[1:] if path[0] == "models" else path)
+    return kind + "/".join(path[:2]), path[2:]
 
 
 def _etag(content: bytes) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..clock import SAMPLE_RATE
+from .timing import tightened
 from .words import Word
 
 if TYPE_CHECKING:
@@ -47,9 +48,6 @@ def transcribe(wave: np.ndarray, model: str, device: str = "cpu") -> tuple[Word,
     segments, _ = load_recogniser(model, device).transcribe(
         audio, word_timestamps=True, vad_filter=True, condition_on_previous_text=False
     )
-    return tuple(
-        Word(word.word.strip(), word.start, word.end)
-        for segment in segments
-        for word in segment.words or ()
-        if word.word.strip() and word.end > word.start
-    )
+    words = (word for segment in segments for word in segment.words or ())
+    found = (Word(word.word.strip(), float(word.start), float(word.end)) for word in words if word.word.strip())
+    return tuple(word for word in tightened(found, wave) if word.end > word.start)
