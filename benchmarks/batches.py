@@ -20,7 +20,7 @@ def batch_of(pipeline: StreamerPipeline, sessions: list[StreamerSession]) -> Bat
     o = sessions[0].options
     batch = pipeline.open_batch(
         len(sessions),
-        num_inference_steps=o.num_steps,
+        num_inference_steps=o.num_inference_steps,
         height=o.height,
         width=o.width,
         capacity_units=o.capacity_units,

@@ -50,7 +50,7 @@ def count_passes(streamer: StreamerModel) -> Iterator[list[int]]:
 
 def live(session: StreamerSession, units: Iterable[UserUnit]) -> list[Lived]:
     """Step a session of this process through units, and count the language passes of each."""
-    found, num_others = [], session.options.num_steps + 1  # the solver's, and the one that commits
+    found, num_others = [], session.options.num_inference_steps + 1  # the solver's, and the one that commits
     with count_passes(session.pipeline.streamer) as count:
         for unit in units:
             count[0] = 0

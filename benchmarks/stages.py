@@ -43,7 +43,7 @@ def stage_calls(setting: Setting) -> dict[str, Callable[[], Any]]:
         "context": lambda: thinker.context_pass(text, audio, video, thinking, cache_spec),
         "one revision of the language": lambda: revise_language(model, said, 0, thinking["kv"], cache_spec),
         "receive": lambda: performer.receive(context_kv, performing, cache_spec),
-        "solve": lambda: performer.solve(latents, performing, attention_inputs, session.options.num_steps),
+        "solve": lambda: performer.solve(latents, performing, attention_inputs, session.options.num_inference_steps),
         "commit": lambda: performer.commit(latents, performing, attention_inputs),
         "decode": lambda: thinker.render(latents, thinking),
     }

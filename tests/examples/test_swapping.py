@@ -87,7 +87,7 @@ def test_another_cache_forgets_where_its_window_ends(checkpoint):
 def test_another_solver_is_asked_for_its_own_number_of_steps(checkpoint):
     one = swap_parts.another_solver(checkpoint, FlowMatchScheduler(), num_steps=1)
     unipc = swap_parts.another_solver(checkpoint, UniPCFlowScheduler(), num_steps=1)
-    assert one.open_session().options.num_steps == 1
+    assert one.open_session().options.num_inference_steps == 1
     for found, wanted in zip(answer(unipc)[0], answer(one)[0], strict=True):
         assert torch.allclose(found, wanted, atol=1e-4)  # one step of UniPC is a step of Euler
 

@@ -137,7 +137,7 @@ def test_who_does_not_fit_is_refused_and_nothing_changes(pipeline):
     wrong = {
         "different pipelines": open_session(tiny_pipeline()),
         "height and width": pipeline.open_session(height=16, width=32),
-        "num_steps": open_session(pipeline, num_inference_steps=3),
+        "num_inference_steps": open_session(pipeline, num_inference_steps=3),
     }
     for sentence, other in wrong.items():
         with pytest.raises(ValueError, match=sentence):

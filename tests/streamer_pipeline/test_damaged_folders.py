@@ -1,6 +1,7 @@
 """Folders that are broken: what is wrong is said in a sentence that names the file, the tensor or both numbers."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -166,10 +167,34 @@ BROKEN = {
         lambda f: many_words().save_pretrained(f / "tokenizer"),
         f"the tokenizer has {len(many_words())} words, the streamer a vocabulary of {len(tiny_pipeline().tokenizer)}",
     ),
-    "field of another type": (
-        lambda f: edit_json(f / "video_vae/config.json", spatial_strides=None),
-        "video_vae/config.json describes no CausalVideoVAE that can be built",
-    ),
+    **{
+        f"{field} is {value!r}": (
+            lambda f, part=part, field=field, value=value: edit_json(f / part / "config.json", **{field: value}),
+            f"{field} must be .*; got {re.escape(str(value))}",
+        )
+        for part, field, value in (
+            ("video_vae", "spatial_strides", None),
+            ("video_vae", "spatial_strides", [3]),
+            ("video_vae", "picture_size", [-48, 96]),
+            ("video_vae", "cell_channels", 0),
+            ("video_decoder", "latent_width", -1),
+            ("audio_vae", "sample_rate", None),
+            ("audio_vae", "hop_length", 0),
+            ("audio_vae", "decoder_depth", -1),
+            ("audio_decoder", "dim", 2.5),
+            ("audio_encoder", "num_mels", 0),
+            ("video_encoder", "widths", [4, -8]),
+            ("streamer", "hidden_size", -32),
+            ("streamer", "attention_bias", 5),
+        )
+    },
+    **{
+        f"scheduler of {name}": (
+            lambda f, content=content: (f / "scheduler/scheduler_config.json").write_text(json.dumps(content)),
+            "scheduler_config.json is of a .*, not of a FlowMatchScheduler",
+        )
+        for name, content in {"nobody": {}, "another library": {"_class_name": "DDIMScheduler"}}.items()
+    },
     **{
         f"{value} in {file.partition('/')[0]}": (
             lambda f, file=file, value=value: edit_weights(f / file, spoil(value)),

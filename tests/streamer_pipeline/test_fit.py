@@ -194,6 +194,17 @@ def test_a_session_computes_as_in_evaluation(whole):
     assert decoder.training
 
 
+def test_an_adapter_that_was_added_computes_as_in_evaluation(whole):
+    """What is added to a part in evaluation mode, as PEFT does, is in training mode alone: its dropout stays still."""
+    pipeline = StreamerPipeline(**copy.deepcopy(whole.components))
+    streamer, user = pipeline.streamer.eval(), random_units(1)[0]
+    expected = open_session(pipeline, seed=3).step(user).audio
+    streamer.audio_out = torch.nn.Sequential(streamer.audio_out, torch.nn.Dropout(0.5))
+    assert streamer.audio_out.training and not streamer.training
+    assert torch.equal(open_session(pipeline, seed=3).step(user).audio, expected)
+    assert streamer.audio_out.training and not streamer.training
+
+
 def test_the_last_of_several_threads_restores_the_mode(whole):
     pipeline = StreamerPipeline(**copy.deepcopy(whole.components))
     pipeline.streamer.train()

@@ -11,7 +11,7 @@ from accelerate import cpu_offload
 from accelerate.hooks import CpuOffload, UserCpuOffloadHook, add_hook_to_module
 from accelerate.utils import named_module_tensors, set_module_tensor_to_device
 from causal_codec import SiglipVideoEncoder, SiglipVideoEncoderConfig, VoxtralAudioEncoder, VoxtralAudioEncoderConfig
-from causal_vae import MimiAudioVAE
+from causal_vae import MimiAudioVAE, WanVideoVAE
 from streamer_core import StreamerModel
 from streamer_pipeline import StreamerPipeline
 from tiny_parts import open_session, random_units, tiny_pipeline
@@ -112,6 +112,9 @@ def test_a_streamer_on_disk_answers_as_one_in_memory(whole, tmp_path, name):
 MIMI = {"latent_channels": 4, "num_filters": 2, "num_hidden_layers": 1, "intermediate_size": 8, "upsample_groups": 4}
 TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 SIGLIP = {"image_height": 48, "image_width": 96, "output_dim": 4, "num_patches": 16}
+WAN = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+WAN |= {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
+WAN_22 = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
 ADAPTERS = {
     "Mimi": (lambda: MimiAudioVAE(**MIMI, num_attention_heads=1, num_key_value_heads=1, head_dim=4), (1, 1, 3840)),
     "SigLIP": (lambda: SiglipVideoEncoder(SiglipVideoEncoderConfig(**TOWER | SIGLIP)), (1, 3, 4, 48, 96)),
@@ -119,6 +122,8 @@ ADAPTERS = {
         lambda: VoxtralAudioEncoder(VoxtralAudioEncoderConfig(**TOWER, head_dim=8, sliding_window=8, output_dim=4)),
         (1, 1, 3840),
     ),
+    "Wan 2.1": (lambda: WanVideoVAE(**WAN), (1, 3, 8, 16, 16)),
+    "Wan 2.2": (lambda: WanVideoVAE(**WAN, **WAN_22), (1, 3, 8, 32, 32)),
 }
 
 

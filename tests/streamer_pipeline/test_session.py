@@ -1,10 +1,12 @@
 """Sessions: bitwise streaming, saving, forking, options, both commit delays and every cache policy."""
 
+import inspect
 import json
 import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,7 +92,7 @@ def num_language_passes(pipeline, session, units):
         for unit in units:
             passes.clear()
             session.step(unit)
-            counts.append(len(passes) - session.options.num_steps - 1)
+            counts.append(len(passes) - session.options.num_inference_steps - 1)
     finally:
         handle.remove()
     return counts
@@ -215,14 +217,28 @@ def test_a_session_file_of_another_shape_is_refused(tmp_path, pipeline):
         "windows give": lambda header, _: header["kv"].update(context_units=9),
         "unknown mood": lambda header, _: header["options"].update(mood="good"),
         "no prompt": lambda header, _: header["options"].pop("prompt"),
-        "num_steps is at least 1": lambda header, _: header["options"].update(num_steps=0),
-        "has no 'parts'": lambda header, _: header.pop("parts"),
-        "has the shape": lambda _, leaves: leaves.update({"thinker.draft": torch.zeros(1, 9, dtype=torch.int64)}),
+        "num_inference_steps is at least 1": lambda header, _: header["options"].update(num_inference_steps=0),
+        "has no 'parts' that is a list": lambda header, _: header.pop("parts"),
+        "has no 'kv' that is a dict": lambda header, _: header.update(kv=None),
+        "prompt_capacity is a whole number; got 'x'": lambda header, _: header["kv"].update(prompt_capacity="x"),
+        "context_units is a whole number; got None": lambda header, _: header["kv"].pop("context_units"),
+        "holds .*, hands; a session here": lambda header, _: header["parts"].append("hands"),
+        "typed words have the token -1": lambda header, _: header.update(pending_text=[-1]),
+        "300 typed tokens wait": lambda header, _: header.update(pending_text=[5] * 300),
+        "draft is of shape": lambda _, leaves: leaves.update({"thinker.draft": torch.zeros(1, 9, dtype=torch.int64)}),
+        "unit is of shape .* in torch.float64": lambda _, leaves: leaves.update(
+            {"thinker.kv.unit": leaves["thinker.kv.unit"].double()}
+        ),
+        "performer.keys holds NaN": lambda _, leaves: leaves["performer.keys"].view(-1)[-1:].fill_(float("nan")),
+        "drafted words have the token 5000": lambda _, leaves: leaves["thinker.draft"].fill_(5000),
         "two sides are in units": lambda _, leaves: leaves["performer.unit"].add_(1),
+        "prompts have": lambda _, leaves: leaves["performer.prompt_length"].add_(1),
     }
     for sentence, change in changes.items():
         with pytest.raises(ValueError, match=sentence):
             StreamerSession.load(rewritten(change), pipeline)
+    old = rewritten(lambda header, _: header["options"].update(num_steps=header["options"].pop("num_inference_steps")))
+    assert StreamerSession.load(old, pipeline).options == session.options  # its name in 0.1
 
 
 def test_a_session_is_written_whole_or_not_at_all(tmp_path, pipeline):
@@ -249,9 +265,18 @@ def test_a_session_is_written_whole_or_not_at_all(tmp_path, pipeline):
     ],
 )
 def test_an_option_that_cannot_be_is_refused_when_the_session_is_opened(pipeline, option, kind):
-    name = next(iter(option)).replace("num_inference_steps", "num_steps")
-    with pytest.raises(kind, match=name):
-        pipeline.open_session(**{"height": SIZE[0], "width": SIZE[1]} | option)
+    for opened in (pipeline.open_session, partial(pipeline.open_batch, 1)):
+        if next(iter(option)) in inspect.signature(opened).parameters:
+            with pytest.raises(kind, match=next(iter(option))):
+                opened(**{"height": SIZE[0], "width": SIZE[1]} | option)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (None, TypeError)])
+def test_a_batch_of_no_size_is_refused(pipeline, value, kind):
+    with pytest.raises(kind, match="size is"):
+        pipeline.open_batch(value)
+    with pytest.raises(kind, match="prompt_capacity is"):
+        pipeline.open_batch(1, prompt_capacity=value)
 
 
 def test_every_seed_and_unit_has_noise_of_its_own(pipeline):

@@ -8,6 +8,8 @@ Shape legend: B session, L audio latents, U units, C latent channels, H x W pixe
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from causal_vae import AudioDecoder, CheckedLoading, State, StreamingModule, StreamSpec, VideoDecoder, per_unit
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -18,7 +20,12 @@ class CausalAudioDecoder(CheckedLoading, ModelMixin, StreamingModule, ConfigMixi
     """Audio latents (B, C, L) -> waveform (B, 1, L * frames_per_latent * hop_length) at `sample_rate`.
 
     The first four arguments are those of the audio VAE whose latents it renders.
+
+    Raises:
+        ValueError: a field of the config is not of its type or range.
     """
+
+    floors: ClassVar[dict[str, int]] = {"depth": 0}
 
     @register_to_config
     def __init__(
@@ -55,7 +62,12 @@ class CausalVideoDecoder(CheckedLoading, ModelMixin, StreamingModule, ConfigMixi
     """Video latents (B, C, U, H / s, W / s) -> video (B, 3, 4 U, H, W), not clamped.
 
     The first three arguments are those of the video VAE whose latents it renders; s is 8 times both spatial strides.
+
+    Raises:
+        ValueError: a field of the config is not of its type or range.
     """
+
+    floors: ClassVar[dict[str, int]] = {"depth": 0}
 
     @register_to_config
     def __init__(

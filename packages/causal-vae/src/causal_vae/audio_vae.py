@@ -7,6 +7,8 @@ Shape legend: B session, T samples, F = T / 240 frames (100 Hz), L = T / 960 lat
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -129,7 +131,12 @@ class CausalAudioVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
     so a latent outside this class is always near zero mean and unit variance (report, section 2.1: latent coding).
 
     `forward(x, state)` reconstructs from the posterior's mode; `encode` and `decode` are the two halves.
+
+    Raises:
+        ValueError: a field of the config is not of its type or range.
     """
+
+    floors: ClassVar[dict[str, int]] = {"encoder_depth": 0, "decoder_depth": 0}
 
     @register_to_config
     def __init__(

@@ -12,6 +12,8 @@ Shape legend: B session, T frames, U = T / 4 units, C latent channels, H x W pix
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -248,7 +250,12 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
     live with the weights (report, section 2.1: latent coding; DESIGN section 4: one unit is one latent frame).
 
     `forward(x, state)` reconstructs from the posterior's mode; `encode` and `decode` are the two halves.
+
+    Raises:
+        ValueError: a field of the config is not of its type or range.
     """
+
+    floors: ClassVar[dict[str, int]] = {"decoder_depth": 0}
 
     @register_to_config
     def __init__(

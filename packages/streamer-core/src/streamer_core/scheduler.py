@@ -43,7 +43,8 @@ def _expand(sigma: Tensor, like: Tensor) -> Tensor:
 
 
 def _check_shift(name: str, shift: float) -> None:
-    if not (isinstance(shift, int | float) and math.isfinite(shift) and shift > 0):
+    is_number = isinstance(shift, int | float) and not isinstance(shift, bool)
+    if not (is_number and math.isfinite(shift) and shift > 0):
         raise ValueError(f"{name} must be a finite number above 0 (1 is no shift); got {shift!r}")
 
 
@@ -63,6 +64,7 @@ class FlowMatchScheduler(CheckedFiles, FlowMatchEulerDiscreteScheduler):
     """
 
     checked_files = ("scheduler_config.json",)
+    saved_as = ("FlowMatchScheduler", "FlowMatchEulerDiscreteScheduler")
 
     def register_to_config(self, **fields: Any) -> None:
         """As diffusers' `ConfigMixin`, after a look at every field: `solve` obeys it, or it is refused here."""
@@ -138,6 +140,7 @@ class UniPCFlowScheduler(CheckedFiles, UniPCMultistepScheduler):
     """
 
     checked_files = ("scheduler_config.json",)
+    saved_as = ("UniPCFlowScheduler",)
 
     @register_to_config
     def __init__(self, num_train_timesteps: int = 1000, solver_order: int = 2, flow_shift: float = 1.0) -> None:

@@ -41,14 +41,14 @@ class SessionBatch:
 
     Args:
         state: of `size` rows: {"thinker": ..., "performer": ...}. It belongs to the batch from now on.
-        options: whose `num_steps`, `height` and `width` all sessions share.
+        options: whose `num_inference_steps`, `height` and `width` all sessions share.
     """
 
     def __init__(
         self, pipeline: StreamerPipeline, options: SessionOptions, cache_spec: CacheSpec, state: State
     ) -> None:
         self.pipeline, self.cache_spec, self.state = pipeline, cache_spec, state
-        self.num_steps, self.height, self.width = options.num_steps, options.height, options.width
+        self.num_inference_steps, self.height, self.width = options.num_inference_steps, options.height, options.width
         self.places: list[StreamerSession | None] = [None] * len(state["performer"]["unit"])
         self._lock = threading.RLock()
 
@@ -161,7 +161,7 @@ class SessionBatch:
         units = [0 if session is None else session.num_units for session in self.places]
         seeds = [0 if session is None else session.options.seed for session in self.places]
         performing = PerformerSide(
-            pipeline.performer, self.state["performer"], self.cache_spec, units, seeds, self.num_steps, watch
+            pipeline.performer, self.state["performer"], self.cache_spec, units, seeds, self.num_inference_steps, watch
         )
         thinking = ThinkerSide(
             pipeline.thinker, self.state["thinker"], self.cache_spec, units, InTurn(performing), watch, due
@@ -205,10 +205,10 @@ class SessionBatch:
     def _check_fits(self, session: StreamerSession) -> None:
         if session.pipeline is not self.pipeline:
             raise ValueError("sessions of different pipelines cannot share a batch")
-        ours, o = (self.num_steps, self.height, self.width), session.options
-        theirs = o.num_steps, o.height, o.width
+        ours, o = (self.num_inference_steps, self.height, self.width), session.options
+        theirs = o.num_inference_steps, o.height, o.width
         if ours != theirs:
-            raise ValueError(f"this batch has num_steps, height and width {ours}, the session {theirs}")
+            raise ValueError(f"this batch has num_inference_steps, height and width {ours}, the session {theirs}")
 
 
 def form_input(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .pipeline import StreamerPipeline
 
 _FORMAT = "wan-streamer-session-2"
+_HEADER = {"options": dict, "kv": dict, "pending_text": list, "parts": list, "streamer": dict}  # of a saved file
+_SIZES = "prompt_capacity", "context_units", "response_units"
 # Typed tokens that may wait for their slots: what was typed longer ago than some 40 s makes no sense any more.
 MAX_PENDING_TEXT = 256
 
@@ -36,9 +38,10 @@ MAX_PENDING_TEXT = 256
 class SessionOptions:
     """What a session was opened with: every way in goes through this record, which checks each field once.
 
-    prompt: the system text. seed: of all its noise, a whole number of 64 bits. num_steps: solver steps per unit, at
-    least 1. temperature: of language sampling, finite and at least 0, which takes the most likely token. height, width:
-    of the user's picture in pixels, at least 1. capacity_units: first size of a full history, at least 1.
+    prompt: the system text. seed: of all its noise, a whole number of 64 bits. num_inference_steps: solver steps per
+    unit, at least 1. temperature: of language sampling, finite and at least 0, which takes the most likely token.
+    height, width: of the user's picture in pixels, at least 1. capacity_units: first size of a full history, at least
+    1.
 
     Raises:
         TypeError, ValueError: a field has another type or lies outside its range.
@@ -46,7 +49,7 @@ class SessionOptions:
 
     prompt: str
     seed: int = 0
-    num_steps: int = 4
+    num_inference_steps: int = 4
     temperature: float = 0.0
     height: int = HEIGHT
     width: int = WIDTH
@@ -54,11 +57,11 @@ class SessionOptions:
 
     def __post_init__(self) -> None:
         check_text("prompt", self.prompt)
-        for name in ("seed", "num_steps", "height", "width", "capacity_units"):
-            object.__setattr__(self, name, _whole_number(name, getattr(self, name)))
+        for name in ("seed", "num_inference_steps", "height", "width", "capacity_units"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if self.seed not in SEEDS:
             raise ValueError(f"seed is a whole number from -2**63 to 2**63 - 1; got {self.seed}")
-        for name in ("num_steps", "height", "width", "capacity_units"):
+        for name in ("num_inference_steps", "height", "width", "capacity_units"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1; got {getattr(self, name)}")
         temperature = self.temperature
@@ -74,15 +77,16 @@ class SessionOptions:
         Raises:
             TypeError, ValueError: as the class, or a field is unknown or missing.
         """
-        if not isinstance(record, dict):
-            raise TypeError(f"options are a record of names and values; got {type(record).__name__}")
+        if "num_steps" in record:  # its name in 0.1
+            record = {**record, "num_inference_steps": record["num_steps"]}
+            del record["num_steps"]
         unknown = sorted(record.keys() - {field.name for field in fields(cls)})
         if unknown or "prompt" not in record:
             raise ValueError(f"options have {'the unknown ' + ', '.join(unknown) if unknown else 'no prompt'}")
         return cls(**record)
 
 
-def _whole_number(name: str, value: Any) -> int:
+def whole_number(name: str, value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name} is a whole number; got {value}")
     try:
@@ -172,10 +176,9 @@ class StreamerSession:
             OSError: the file cannot be written; an older one of that name is as it was.
         """
         path = Path(path)
-        names = "prompt_capacity", "context_units", "response_units"
         header = {
             "options": asdict(self.options),
-            "kv": dict(zip(names, self.cache_spec.sizes, strict=True)),
+            "kv": dict(zip(_SIZES, self.cache_spec.sizes, strict=True)),
             "pending_text": self.pending_text,
             "parts": list(self.state["thinker"]),
             "streamer": self.pipeline.streamer.config.to_diff_dict(),
@@ -199,7 +202,8 @@ class StreamerSession:
         """Continue a saved session with the same checkpoint.
 
         Raises:
-            ValueError: the file is damaged, is not a session, or was made with another Transformer configuration.
+            ValueError: the file is damaged, is not a session, or was made with another Transformer configuration, or in
+                another dtype.
         """
         try:
             with safe_open(path, "pt", device=str(pipeline.streamer.device)) as file:
@@ -210,15 +214,19 @@ class StreamerSession:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path} cannot be read as a saved session: {error}") from error
         try:
-            header = json.loads(metadata["session"])
+            header = _read_header(metadata["session"])
             _check_same_streamer(header["streamer"], pipeline)
-            cache_spec = CacheSpec(pipeline.streamer.layout, **header["kv"])
+            sizes = [whole_number(name, header["kv"].get(name)) for name in _SIZES]
+            cache_spec = CacheSpec(pipeline.streamer.layout, *sizes)
             options = SessionOptions.of(header["options"])
             state = unflatten_state(leaves)
             # A part without memory has no leaf in the file.
-            state["thinker"] = {name: {} for name in header["parts"]} | state["thinker"]
-            pending_text = [_whole_number("pending_text", token) for token in header["pending_text"]]
+            state["thinker"] = {str(name): {} for name in header["parts"]} | state["thinker"]
+            pending_text = [whole_number("pending_text", token) for token in header["pending_text"]]
             _check_state(state, pipeline, options, cache_spec)
+            _check_tokens("typed words", pending_text, pipeline)
+            if len(pending_text) > MAX_PENDING_TEXT:
+                raise ValueError(f"{len(pending_text)} typed tokens wait in it; at most {MAX_PENDING_TEXT} may")
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{path} cannot be continued here: {reason}") from error
@@ -278,17 +286,53 @@ def _check_same_streamer(saved: dict[str, Any], pipeline: StreamerPipeline) -> N
         raise ValueError(f"it was saved with another checkpoint; its Transformer differs in {', '.join(differing)}")
 
 
+def _read_header(text: str) -> dict[str, Any]:
+    """What a saved file says beside its tensors.
+
+    Raises:
+        ValueError: it is no JSON object, or a field is missing or of another kind.
+    """
+    header = json.loads(text)
+    for name, kind in _HEADER.items():
+        if not isinstance(header, dict) or not isinstance(header.get(name), kind):
+            raise ValueError(f"it has no {name!r} that is a {kind.__name__}")
+    return header
+
+
 def _check_state(state: State, pipeline: StreamerPipeline, options: SessionOptions, cache_spec: CacheSpec) -> None:
-    """Raise ValueError unless a loaded state has the leaves of a session opened with these options, shape by shape."""
+    """Raise ValueError unless a loaded state is one that a session opened with these options could have.
+
+    Leaves have the shapes and the dtypes of a fresh one, numbers are finite, clocks agree, words are in the vocabulary.
+    """
     fresh = CacheSpec.for_policy(pipeline.streamer.config, cache_spec.prompt_capacity, options.capacity_units)
     if cache_spec.union(fresh).max_units() is None and cache_spec != fresh:
         raise ValueError(f"its history has the sizes {cache_spec.sizes}; this checkpoint's windows give {fresh.sizes}")
-    wanted = {name: leaf.shape for name, leaf in flatten_state(pipeline.new_state(options, cache_spec, "meta")).items()}
-    found = {name: leaf.shape for name, leaf in flatten_state(state).items()}
+    if min(cache_spec.sizes) < 0:
+        raise ValueError(f"its history has the sizes {cache_spec.sizes}; none can be below 0")
+    begun = pipeline.new_state(options, cache_spec, "meta")
+    if state.keys() != begun.keys() or state["thinker"].keys() != begun["thinker"].keys():
+        raise ValueError(f"it holds {', '.join(state['thinker'])}; a session here holds {', '.join(begun['thinker'])}")
+    wanted, found = flatten_state(begun), flatten_state(state)
     for name in wanted | found:
-        if wanted.get(name) != found.get(name):
-            shapes = [tuple(shapes[name]) if name in shapes else "nothing" for shapes in (wanted, found)]
-            raise ValueError(f"its {name} has the shape {shapes[1]}; this checkpoint and its options give {shapes[0]}")
-    clocks = int(state["thinker"]["kv"]["unit"]), int(state["performer"]["unit"])
+        told = [_describe(leaves.get(name)) for leaves in (wanted, found)]
+        if told[0] != told[1]:
+            raise ValueError(f"its {name} is {told[1]}; this checkpoint and its options give {told[0]}")
+        if found[name].is_floating_point() and not found[name].isfinite().all():
+            raise ValueError(f"its {name} holds NaN or infinity")
+    kv, performer = state["thinker"]["kv"], state["performer"]
+    clocks, lengths = ([int(side[name]) for side in (kv, performer)] for name in ("unit", "prompt_length"))
     if clocks[0] != clocks[1] or clocks[0] < 0:
         raise ValueError(f"its two sides are in units {clocks[0]} and {clocks[1]}")
+    if lengths[0] != lengths[1] or not 0 <= lengths[0] <= cache_spec.prompt_capacity:
+        raise ValueError(f"its prompts have {lengths} tokens, of the {cache_spec.prompt_capacity} that it has room for")
+    _check_tokens("drafted words", found["thinker.draft"].flatten().tolist(), pipeline)
+
+
+def _describe(leaf: Tensor | None) -> str:
+    return "missing" if leaf is None else f"of shape {tuple(leaf.shape)} in {leaf.dtype}"
+
+
+def _check_tokens(name: str, ids: list[int], pipeline: StreamerPipeline) -> None:
+    vocab_size = pipeline.streamer.config.vocab_size
+    if unknown := [token for token in ids if not 0 <= token < vocab_size]:
+        raise ValueError(f"its {name} have the token {unknown[0]}; the vocabulary has {vocab_size}")

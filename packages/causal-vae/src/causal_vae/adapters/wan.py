@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -41,6 +42,7 @@ from .wan_layers import (
     average_down,
     duplicate_up,
     fold_patches,
+    run_conv,
     run_layers,
     unfold_patches,
 )
@@ -149,10 +151,10 @@ class WanEncoder(StreamingModule):
         if not first:
             self.check_length(x)
         past, new = substates(state), {}
-        x, new["conv_in"] = self.conv_in(fold_patches(x, self.patch_size), past["conv_in"])
+        x, new["conv_in"] = run_conv(self.conv_in, fold_patches(x, self.patch_size), past["conv_in"])
         x, new["down_blocks"] = run_layers(self.down_blocks, x, past["down_blocks"], first)
         x, new["mid_block"] = self.mid_block(x, past["mid_block"])
-        x, new["conv_out"] = self.conv_out(x, past["conv_out"], self.norm_out)
+        x, new["conv_out"] = run_conv(self.conv_out, x, past["conv_out"], self.norm_out)
         return x.movedim(-1, 1), new
 
 
@@ -187,10 +189,10 @@ class WanDecoder(StreamingModule):
         """`first`: `x` is the latent in front of the units; it gives one frame."""
         self.check_length(x)
         past, new = substates(state), {}
-        x, new["conv_in"] = self.conv_in(x.movedim(1, -1).contiguous(), past["conv_in"])
+        x, new["conv_in"] = run_conv(self.conv_in, x.movedim(1, -1).contiguous(), past["conv_in"])
         x, new["mid_block"] = self.mid_block(x, past["mid_block"])
         x, new["up_blocks"] = run_layers(self.up_blocks, x, past["up_blocks"], first)
-        x, new["conv_out"] = self.conv_out(x, past["conv_out"], self.norm_out)
+        x, new["conv_out"] = run_conv(self.conv_out, x, past["conv_out"], self.norm_out)
         return unfold_patches(x, self.patch_size), new
 
 
@@ -224,6 +226,7 @@ class WanVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
     """
 
     saved_as = DIFFUSERS_CLASS
+    floors: ClassVar[dict[str, int]] = {"dropout": 0, "num_res_blocks": 0}
 
     @register_to_config
     def __init__(

@@ -69,17 +69,18 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(channels, *[1] * num_axes))
 
-    def scale(self, x: Tensor) -> Tensor:
-        """(..., C) -> the factor of each pixel (..., 1)."""
+    def forward(self, x: Tensor, copy: Tensor | None = None) -> Tensor:
+        """(..., C) -> the same, scaled; with `copy`, a copy of `x`, that one is scaled in place."""
         length = torch.einsum("...c,...c->...", x, x).sqrt().clamp(min=NORM_FLOOR)
-        return (x.shape[-1] ** 0.5 / length)[..., None]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale(x) * self.gamma.flatten()
+        scale = (x.shape[-1] ** 0.5 / length)[..., None]
+        return x * scale * self.gamma.flatten() if copy is None else copy.mul_(scale).mul_(self.gamma.flatten())
 
 
 class FrameConv(nn.Conv3d):
-    """Causal 3-D convolution of (B, T, H, W, C), zero-padded in space. State: the last `kt - stride_t` frames."""
+    """Causal 3-D convolution of (B, T, H, W, C), zero-padded in space. State: the last `kt - stride_t` frames.
+
+    `run_conv` calls it.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: tuple[int, int, int] = (3, 3, 3), time_stride: int = 1
@@ -89,20 +90,37 @@ class FrameConv(nn.Conv3d):
         self.num_past = kernel_size[0] - time_stride
         self.spatial_padding = kernel_size[1] // 2, kernel_size[2] // 2
 
-    def forward(self, x: Tensor, past: Tensor | None = None, norm: RMSNorm | None = None) -> tuple[Tensor, Tensor]:
-        """Convolve `x`; with `norm`, convolve SiLU(norm(x)), written where the convolution and the next state read."""
-        if past is None:
-            past = x.new_zeros(x.shape[0], self.num_past, *x.shape[2:])
-        extended = torch.cat([past, x], dim=1)
-        if norm is not None:
-            present = extended[:, self.num_past :]
-            F.silu(present.mul_(norm.scale(x)).mul_(norm.gamma.flatten()), inplace=True)
+    def forward(self, extended: Tensor) -> tuple[Tensor, Tensor]:
+        """The past and the present in one tensor (B, num_past + T, H, W, C) -> output, next past."""
         y = convolve(extended, self.weight, self.bias, (self.time_stride, 1, 1), (0, *self.spatial_padding))
         return y, extended[:, -self.num_past :].clone(memory_format=torch.contiguous_format)
 
 
+def run_conv(conv: FrameConv, x: Tensor, past: Tensor | None, norm: RMSNorm | None = None) -> tuple[Tensor, Tensor]:
+    """Convolve `x`; with `norm`, convolve SiLU(norm(x)), written where the convolution and the next past read.
+
+    Norm and convolution are called one after the other, so that whatever brings their weights sees both calls.
+    """
+    if past is None:
+        past = x.new_zeros(x.shape[0], conv.num_past, *x.shape[2:])
+    extended = torch.cat([past, x], dim=1)
+    if norm is not None:
+        F.silu(norm(x, copy=extended[:, conv.num_past :]), inplace=True)
+    return conv(extended)
+
+
 class PointwiseConv(nn.Conv3d):
     """1 x 1 x 1 convolution of (B, T, H, W, C): one matrix product."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class PixelConv(nn.Conv2d):
+    """1 x 1 convolution of (..., C): one matrix product."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
@@ -124,8 +142,8 @@ class ResidualBlock(FrameModule):
 
     def forward(self, x: Tensor, state: State | None = None, first: bool = False) -> tuple[Tensor, State]:
         past, new = substates(state), {}
-        y, new["conv1"] = self.conv1(x, past["conv1"], self.norm1)
-        y, new["conv2"] = self.conv2(y, past["conv2"], self.norm2)
+        y, new["conv1"] = run_conv(self.conv1, x, past["conv1"], self.norm1)
+        y, new["conv2"] = run_conv(self.conv2, y, past["conv2"], self.norm2)
         return y.add_(self.conv_shortcut(x)), new
 
 
@@ -135,14 +153,14 @@ class FrameAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = RMSNorm(channels, 2)
-        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.proj = nn.Conv2d(channels, channels, 1)
+        self.to_qkv = PixelConv(channels, 3 * channels)
+        self.proj = PixelConv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(2, 3)  # (B, T, H * W, C)
-        query, key, value = F.linear(pixels, self.to_qkv.weight.flatten(1), self.to_qkv.bias).chunk(3, dim=-1)
+        query, key, value = self.to_qkv(pixels).chunk(3, dim=-1)
         mixed = F.scaled_dot_product_attention(query, key, value)
-        return x + F.linear(mixed, self.proj.weight.flatten(1), self.proj.bias).view_as(x)
+        return x + self.proj(mixed).view_as(x)
 
 
 class HalvingConv(nn.Conv2d):
@@ -199,7 +217,7 @@ class TimeDownsample(FrameModule):
         x = self.resample(x)
         if first:
             return x, {"time_conv": x.clone()}
-        x, past = self.time_conv(x, substates(state)["time_conv"])
+        x, past = run_conv(self.time_conv, x, substates(state)["time_conv"])
         return x, {"time_conv": past}
 
 
@@ -226,7 +244,7 @@ class TimeUpsample(FrameModule):
         if first:
             past = x.new_zeros(x.shape[0], self.time_conv.num_past, *x.shape[2:])
         else:
-            x, past = self.time_conv(x, substates(state)["time_conv"])
+            x, past = run_conv(self.time_conv, x, substates(state)["time_conv"])
             x = x.unflatten(-1, (2, -1)).movedim(-2, 2).flatten(1, 2)  # the halves of the channels are two frames
         return self.resample(x), {"time_conv": past}
 

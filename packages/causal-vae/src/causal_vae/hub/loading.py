@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
 import os
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from diffusers import ConfigMixin
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ..config_fields import check_values
 from .cards import ModelCardMixin
 
 COMPUTED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -109,19 +111,23 @@ class CheckedFiles(ModelCardMixin):
     """Mixin before a scheduler or tokenizer: the files that it reads are there and whole, and a card."""
 
     checked_files: ClassVar[tuple[str, ...]] = ()
+    saved_as: ClassVar[tuple[str, ...]] = ()
+    """The classes that the first of these files may name as its own; empty: it names none."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
         """As the base class's, for a local folder or a hub id.
 
         Raises:
-            ValueError: a file is missing or damaged.
+            ValueError: a file is missing or damaged, or another class wrote it.
         """
         if not Path(pretrained_model_name_or_path).is_dir():
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         found = [Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "", name) for name in cls.checked_files]
-        for file in found:
-            read_json(file)
+        contents = [read_json(file) for file in found]
+        if cls.saved_as and contents[0].get("_class_name") not in cls.saved_as:
+            writer = contents[0].get("_class_name") or "class that it does not name"
+            raise ValueError(f"{found[0]} is of a {writer}, not of a {' or a '.join(cls.saved_as)}")
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (OSError, ValueError):
@@ -147,6 +153,8 @@ class CheckedLoading(ModelCardMixin):
 
     saved_as: ClassVar[str | None] = None
     """The class that a folder's config names, where it is not this one."""
+    floors: ClassVar[dict[str, int]] = {}
+    """The least values of a diffusers config's fields, where they are not those of `check_values`."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
@@ -203,8 +211,15 @@ class CheckedLoading(ModelCardMixin):
             raise OSError(f"the weights cannot be written to {save_directory}: {error}") from error
 
     def register_to_config(self, **fields: Any) -> None:
-        """As diffusers' `ConfigMixin`, without the path that weights came from: it is nobody's business elsewhere."""
+        """As diffusers' `ConfigMixin`, which calls it before anything is built, but what a field cannot be is refused.
+
+        The path that weights came from is left out: it is nobody's business elsewhere.
+
+        Raises:
+            ValueError: as `check_values`.
+        """
         fields.pop("_name_or_path", None)
+        check_values(type(self).__name__, inspect.get_annotations(type(self).__init__), fields, self.floors)
         super().register_to_config(**fields)
 
 

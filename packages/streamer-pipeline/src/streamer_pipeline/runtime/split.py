@@ -161,7 +161,7 @@ class SplitSession:
 
     def _send_opening(self, options: SessionOptions, kv: State, cache_spec: CacheSpec) -> None:
         streamer, length = self._session.pipeline.streamer, int(kv["prompt_length"][0])
-        numbers = torch.tensor([options.seed, options.num_steps, length, *cache_spec.sizes])
+        numbers = torch.tensor([options.seed, options.num_inference_steps, length, *cache_spec.sizes])
         self._channel.send(_OPENING_PARCEL.pack({"numbers": numbers}))
         if length:
             prompt_kv = read_kv(kv, torch.arange(length, device=streamer.device)[None])
