@@ -20,6 +20,7 @@ from causal_codec import CausalAudioEncoder
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import build_dyad
 from duplex_world.render import render_frames
+from duplex_world.scenarios import UNADDRESSED
 from duplex_world.splits import SPLIT_SIZE, SPLITS
 from duplex_world.tensors import to_video
 from duplex_world.voice_bank import VoiceBank
@@ -34,7 +35,7 @@ from streamer_pipeline.units import FRAMES_PER_UNIT
 
 ASKED = [
     *("greet", "name", "color", "object", "fingers", "smile", "count", "plus", "myname", "recall", "did", "bye"),
-    *("pause", "interrupt", "backchannel"),
+    *("pause", "interrupt", "backchannel", "overheard", "aside"),
 ]
 _FIRST_SEED = 900_000  # of a split: far from those that are trained on and from those of the score card
 
@@ -69,7 +70,8 @@ def users(split: str, num_dyads: int, bank: VoiceBank | None, scenarios: list[st
 
 
 def talk(pipeline: StreamerPipeline, users: Iterable[HeardUser], batch_size: int = 8) -> dict[str, Score]:
-    """All answers, those of each scenario, stopping, going on through back-channels, and quiet."""
+    """All answers, those of each scenario, stopping, going on through back-channels, and quiet: when nobody speaks to
+    it ("overheard", "aside"), and of all times."""
     said, other = defaultdict(list), defaultdict(list)
     for performance in converse(without_picture(pipeline), (user.stored() for user in users), batch_size=batch_size):
         labels = performance.labels
@@ -80,6 +82,8 @@ def talk(pipeline: StreamerPipeline, users: Iterable[HeardUser], batch_size: int
                     said[row].append(right)
         for row, judge in (("stops", stops), ("goes on", goes_on), ("quiet", stays_quiet)):
             other[row] += judge(performance)
+        if labels["scenario"] in UNADDRESSED:
+            other[labels["scenario"]] += stays_quiet(performance)
     return {row: rate(outcomes) for row, outcomes in (said | other).items()}
 
 

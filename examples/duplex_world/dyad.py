@@ -13,7 +13,7 @@ from .face import AGENT, Identity, random_identity
 from .grammar import COLORS, NUMBERS, OBJECTS
 from .motion import attend, hold, idle_motion, nod, show_fingers, smile, wave, write_at
 from .phonemes import mouth_track
-from .scenarios import DIRECTED, SCENARIOS
+from .scenarios import DIRECTED, SCENARIOS, UNADDRESSED
 from .script import AgentSegment, Behavior, Expectation, Script, UserSegment, VisualEvent
 from .shapes import Tracks
 from .splits import HELD_OUT_PAIRS, HELD_OUT_SUMS, split_of, user_identity_seed
@@ -110,7 +110,7 @@ def build_dyad(
 
     Args:
         seed: decides everything, also the split (see `splits.split_of`).
-        scenario: one of `SCENARIOS` or `DIRECTED`; None lets the seed choose among the first.
+        scenario: one of `SCENARIOS`, `DIRECTED` or `UNADDRESSED`; None lets the seed choose among the first.
         voice: the agent's voice; pass one when building many. None loads it.
         response_delay: units between what a model takes in and when its response plays (DESIGN section 4), 1 or 2.
         bank: natural voices of the seed's split for the user; None, or what is missing there, is spoken by espeak-ng.
@@ -119,7 +119,7 @@ def build_dyad(
     Raises:
         ValueError: seed, scenario or response_delay outside what exists.
     """
-    all_scenarios = SCENARIOS | DIRECTED
+    all_scenarios = SCENARIOS | DIRECTED | UNADDRESSED
     if scenario is not None and scenario not in all_scenarios:
         raise ValueError(f"no scenario {scenario!r}; there are {', '.join(all_scenarios)}")
     if response_delay not in (1, 2):

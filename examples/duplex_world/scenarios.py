@@ -1,4 +1,4 @@
-"""The situations of the world: 18, and one in which the agent is directed.
+"""The situations of the world: 18, one in which the agent is directed, and two of speech that is not for it.
 
 Each function fills a script and returns the unit at which its action is over.
 """
@@ -185,6 +185,22 @@ def directed(script: Script) -> int:
     return unit
 
 
+def overheard(script: Script) -> int:
+    """Somebody says something that is not for the agent, once or twice: it owes no answer."""
+    end = script.start
+    for _ in range(int(script.rng.integers(1, 3))):
+        end = script.user_says(script.utterance("other"), "other", end) + script.rng.uniform(0.5, 1.2)
+    script.expect_silence(unit_at(script.start), unit_at(end) + 10, "not for the agent")
+    return unit_at(end) + 10
+
+
+def aside(script: Script) -> int:
+    """The user says "okay" or "right" into a silence: that asks for nothing."""
+    end = script.user_says(script.utterance("backchannel"), "backchannel", script.start)
+    script.expect_silence(unit_at(script.start), unit_at(end) + 14, "nothing asked")
+    return unit_at(end) + 14
+
+
 SCENARIOS: dict[str, Callable[[Script], int]] = {
     "greet": greet,
     "name": name,
@@ -207,3 +223,5 @@ SCENARIOS: dict[str, Callable[[Script], int]] = {
 }
 # Not part of the conversation that is scored: how the body is led by the agent's own text stream.
 DIRECTED: dict[str, Callable[[Script], int]] = {"directed": directed}
+# Speech that is not for the agent, which it must leave unanswered.
+UNADDRESSED: dict[str, Callable[[Script], int]] = {"overheard": overheard, "aside": aside}

@@ -11,9 +11,9 @@ from scipy.signal import resample_poly
 from .agent_voice import AgentVoice
 from .clock import FRAME_RATE, SAMPLE_RATE, UNIT_SECONDS, unit_at, units_for
 from .espeak import speak
-from .grammar import PAUSED_QUESTION, USER_PHRASINGS
+from .grammar import PAUSED_QUESTION
 from .phonemes import PhonemeSpan, arpabet_viseme, espeak_viseme, mouth_track
-from .splits import USER_VOICES, phrasing
+from .splits import USER_VOICES, other_speech, phrasing
 from .voice_bank import VoiceBank
 
 _AUDIBLE = 0.01
@@ -156,7 +156,8 @@ class Script:
         return unit_at(seconds) + 1 + self.response_delay
 
     def utterance(self, request: str, *slots: str) -> Utterance:
-        """One way to put `request`: of `USER_PHRASINGS`, or "paused0" and "paused1", the halves of a question."""
+        """One way to put `request`: of `USER_PHRASINGS`, "paused0" and "paused1", the halves of a question, or "other",
+        which is not for the agent."""
         clips = self.bank.of(request, slots) if self.bank else []
         if clips:
             # One user keeps one voice as far as the bank has its clips.
@@ -165,8 +166,12 @@ class Script:
             self.user_voice = clip.voice
             said = Utterance(clip.text, self.bank.wave(clip), clip.phonemes, True)
         else:
-            text = PAUSED_QUESTION[int(request[-1])] if request not in USER_PHRASINGS else None
-            text = text or phrasing(self.split, self.rng, request)
+            if request == "other":
+                text = self.choose(other_speech(self.split))
+            elif request.startswith("paused"):
+                text = PAUSED_QUESTION[int(request[-1])]
+            else:
+                text = phrasing(self.split, self.rng, request)
             text = text % slots if slots else text
             voice = self.espeak_voice
             said = Utterance(text, *speak(text, voice, self.user_rate, self.user_pitch), False)

@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 
-from .grammar import COLORS, NATURAL_PHRASINGS, OBJECTS, USER_PHRASINGS, phrasings
+from .grammar import COLORS, NATURAL_PHRASINGS, OBJECTS, OTHER_SPEECH, USER_PHRASINGS, phrasings
 
 SPLIT_SIZE = 1_000_000  # seeds per split: train 0.., val 1,000,000.., test 2,000,000..
 SPLITS = ("train", "val", "test")
@@ -60,6 +60,11 @@ def is_held_out_phrasing(text: str) -> bool:
     """Whether a request template is kept from training: a quarter of those with an opening."""
     plain = any(text in texts for texts in NATURAL_PHRASINGS.values())
     return not plain and zlib.crc32(text.encode()) % 4 == 0
+
+
+def other_speech(split: str) -> tuple[str, ...]:
+    """What people say that is not for the agent; none of it is both in training and in another split."""
+    return tuple(text for text in OTHER_SPEECH if (split == "train") != is_held_out_phrasing(text))
 
 
 def phrasing(

@@ -17,11 +17,11 @@ from rich.progress import track
 
 from .clock import SAMPLE_RATE
 from .coding import decoded, encoded
-from .grammar import NAMES, NATURAL_PHRASINGS, NUMBERS, OPENINGS, OTHER_SPEECH, PAUSED_QUESTION
+from .grammar import NAMES, NATURAL_PHRASINGS, NUMBERS, OPENINGS, PAUSED_QUESTION
 from .kokoro import speakers
 from .phonemes import PhonemeSpan
 from .speech_judge import align_phonemes
-from .splits import HELD_OUT_SUMS, SPLITS, is_held_out_phrasing, phrasing
+from .splits import HELD_OUT_SUMS, SPLITS, other_speech, phrasing
 
 # How often each request comes in a round; what has many answers comes more often.
 _ROUND = (
@@ -69,7 +69,7 @@ def _plan_of(split: str) -> Iterator[Clip]:
     """Voices come in shuffled rounds, slots and other speech too; requests in a fixed round; phrasings by chance."""
     rng = np.random.default_rng([SPLITS.index(split), 17])
     voices, slots = _shuffled(speakers(split), rng), _slots(split, rng)
-    other = _shuffled([text for text in OTHER_SPEECH if (split == "train") != is_held_out_phrasing(text)], rng)
+    other = _shuffled(other_speech(split), rng)
     for request in itertools.cycle(_ROUND):
         chosen = next(slots[request]) if request in slots else ()
         if request == "other":

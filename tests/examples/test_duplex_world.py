@@ -30,6 +30,8 @@ from duplex_world import (
 from duplex_world.clock import unit_at
 from duplex_world.dyad import WORD_LEAD_UNITS
 from duplex_world.face import MOTION_LIMITS
+from duplex_world.grammar import OTHER_SPEECH
+from duplex_world.scenarios import UNADDRESSED
 from duplex_world.speech_judge import SpeechJudge, align_phonemes, reference_thresholds
 from duplex_world.splits import HELD_OUT_PAIRS
 
@@ -51,7 +53,7 @@ def dyads(voice):
     return [
         build_dyad(seed, scenario, voice, response_delay)
         for seed, response_delay in zip(SEEDS, (1, 2), strict=True)
-        for scenario in SCENARIOS
+        for scenario in SCENARIOS | UNADDRESSED
     ]
 
 
@@ -67,6 +69,22 @@ def test_a_dyad_is_a_function_of_its_seed(voice):
         assert np.array_equal(first.agent_motion[name], again.agent_motion[name])
     assert first.labels() == again.labels()
     assert not np.array_equal(first.user_audio[:1000], build_dyad(13, "backchannel", voice).user_audio[:1000])
+
+
+def test_speech_that_is_not_for_the_agent_is_owed_no_answer(dyads, voice):
+    unaddressed = [dyad for dyad in dyads if dyad.scenario in UNADDRESSED]
+    assert len(unaddressed) == len(SEEDS) * len(UNADDRESSED)
+    for dyad in unaddressed:
+        assert dyad.user_segments and not dyad.agent_segments
+        heard = [unit_at(edge) for segment in dyad.user_segments for edge in (segment.start, segment.end)]
+        (quiet,) = dyad.expect
+        assert quiet.kind == "silence" and quiet.first_unit <= min(heard) and max(heard) < quiet.end_unit
+    overheard = [
+        {segment.text for seed in range(30) for segment in build_dyad(first + seed, "overheard", voice).user_segments}
+        for first in (0, 2 * SPLIT_SIZE)
+    ]
+    assert overheard[0] and overheard[1] and not overheard[0] & overheard[1]
+    assert overheard[0] | overheard[1] <= set(OTHER_SPEECH)
 
 
 def test_every_scenario_has_consistent_shapes_and_json_labels(dyads):

@@ -281,11 +281,16 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         positions.insert(0, torch.arange(prompt_length, device=device).expand(batch, 3, -1))
         sequence = (layout, num_units, num_copies, prompt_length, device, region)
         mask = training_mask(*sequence)
-        order, row_counts = group_rows(*sequence)
-        positions, mask = torch.cat(positions, dim=2)[:, :, order], mask[order][:, order][None]
-        attention_inputs = self.model.attention_inputs(positions, mask, embeddings.dtype, row_counts)
-        hidden = self.model(embeddings[:, order], attention_inputs)
-        hidden = hidden[:, order.argsort()][:, prompt_length:]
+        positions = torch.cat(positions, dim=2)
+        if device.type == "cpu":
+            order, row_counts = group_rows(*sequence)
+            positions, mask = positions[:, :, order], mask[order][:, order]
+            attention_inputs = self.model.attention_inputs(positions, mask[None], embeddings.dtype, row_counts)
+            hidden = self.model(embeddings[:, order], attention_inputs)[:, order.argsort()]
+        else:
+            # One large product is faster there than many small ones, whose sizes the host would have to wait for.
+            hidden = self.model(embeddings, self.model.attention_inputs(positions, mask[None], embeddings.dtype))
+        hidden = hidden[:, prompt_length:]
 
         num_clean = num_units * region.stop
         language = hidden[:, :num_clean].unflatten(1, (num_units, -1))
