@@ -46,7 +46,7 @@ def facts(device: torch.device) -> dict[str, Any]:
 
     found = {"torch": torch.__version__, "transformers": transformers.__version__, "diffusers": diffusers.__version__}
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info()
+        total = torch.cuda.get_device_properties(device).total_memory
         found |= {"card": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "memory_gib": total / 2**30}
     return found
 
