@@ -15,8 +15,8 @@ from streamer_pipeline import read_dataset_info, read_dyads
 from test_prepare import AGENT_WORDS, SECONDS, USER_WORDS, moshi_source, prepare, reasons, run, speaks
 
 MINUTE = 64.0
-LONG_USER = [(f"u{i}", i, i + 0.4) for i in range(0, 60, 4)]
-LONG_AGENT = [(f"a{i}", i + 2, i + 2.4) for i in range(0, 60, 4)]
+LONG_USER = [(f"u{i}", round(i + 0.7, 2), round(i + 1.1, 2)) for i in range(0, 60, 4)]
+LONG_AGENT = [(f"a{i}", round(i + 2.7, 2), round(i + 3.1, 2)) for i in range(0, 60, 4)]
 
 
 def pair(folder, key="one", user=None, agent=None, words=AGENT_WORDS):

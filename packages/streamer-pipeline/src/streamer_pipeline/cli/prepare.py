@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,11 +35,15 @@ def prepare(
     max_drift_ms: Annotated[
         float, typer.Option(min=0, callback=finite, help="by how much the recordings of a pair may run apart")
     ] = 100.0,
-    drift: Annotated[str, typer.Option(help="what runs apart further: refuse, stretch or trim")] = "refuse",
+    drift: Annotated[
+        Literal["refuse", "stretch", "trim"], typer.Option(help="what happens to what runs apart further")
+    ] = "refuse",
     transcribe: Annotated[
         str | None, typer.Option(metavar="MODEL", help="write missing words with this Whisper, a folder or a name")
     ] = None,
-    split_by: Annotated[str, typer.Option(help="speakers, users or conversations: none is in two splits")] = "speakers",
+    split_by: Annotated[
+        Literal["speakers", "users", "conversations"], typer.Option(help="what is in no two splits")
+    ] = "speakers",
     val_share: Annotated[float, typer.Option(min=0, max=1, help="of the conversations, to validate")] = 0.05,
     test_share: Annotated[float, typer.Option(min=0, max=1, help="of the conversations, to test")] = 0.05,
     shard_size: Annotated[int, typer.Option(min=1, help="conversations in a shard; a broken run loses one")] = 16,
@@ -53,12 +57,6 @@ def prepare(
 
     Needs the extra `prepare`: pip install "wan-streamer-pipeline[prepare]"; --transcribe needs `asr`.
     """
-    for name, value, known in (
-        ("--drift", drift, ("refuse", "stretch", "trim")),
-        ("--split-by", split_by, ("speakers", "users", "conversations")),
-    ):
-        if value not in known:
-            raise typer.BadParameter(f"{name} is one of {', '.join(known)}; got {value!r}")
     with in_a_sentence():
         check_folder(out)
         with needs_extra("prepare"):

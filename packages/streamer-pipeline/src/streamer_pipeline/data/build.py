@@ -77,7 +77,7 @@ class _Take:
         first = round(offset * SAMPLE_RATE)
         late = self.wave[first:] if first >= 0 else np.pad(self.wave, (-first, 0))
         self.wave = stretched(late, rate)
-        self.start += offset
+        self.start += offset * (1 + self.picture_rate)
         self.picture_rate = (1 + self.picture_rate) * (1 + rate) - 1
         if self.words is not None:
             self.words = tuple(
@@ -117,6 +117,8 @@ def _load(side: Side, options: BuildOptions, unpacked: Path) -> _Take:
     )
     if side.words is not None:
         take.words = tuple(Word(w.text, w.start - side.start, w.end - side.start) for w in side.words)
+    if not len(take.wave):
+        raise ValueError(f"{sounds[0].path} ends before second {side.start:.1f}, where the conversation begins")
     if not side.may_be_silent and (level := loudest_db(take.wave)) < SILENCE_DB:
         raise ValueError(f"{sounds[0].path} is silent: its loudest moment is {-level:.0f} dB below full scale")
     if take.pictures is not None and take.pictures is not sounds[0]:
@@ -158,6 +160,8 @@ def _match_picture(take: _Take, sound: RecordingReader, options: BuildOptions) -
         )
     if options.drift == "stretch":
         take.picture_rate = seen / heard - 1
+    else:
+        take.wave = take.wave[: max(0, round((seen - take.start) * SAMPLE_RATE))]
 
 
 def _check_words(take: _Take, path: Path) -> None:

@@ -11,11 +11,13 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from av import FFmpegError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -240,7 +242,7 @@ class _Job:
         self.folder.mkdir(parents=True)
         try:
             return build_dyads(self.conversation, self.options, self.folder)
-        except (ValueError, OSError) as error:
+        except (ValueError, FFmpegError) as error:  # a full disk is no fault of the recording
             return Skipped(self.conversation.key, str(error))
 
 
@@ -258,6 +260,11 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[list[BuiltDyad] | Skipped]:
                 yield waiting.popleft().result()
                 if job is not None:
                     waiting.append(pool.submit(job))
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a worker was ended from outside, probably because memory ran out: run the command again with fewer "
+                "--workers; finished shards are kept"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

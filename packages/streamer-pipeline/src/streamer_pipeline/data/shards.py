@@ -67,15 +67,14 @@ def write_shard(path: Path, dyads: Iterable[tuple[str, Mapping[str, bytes | Path
     Keys hold no dot: webdataset ends them at the first.
     """
     partial = path.with_suffix(".partial")
-    with tarfile.open(partial, "w") as tar:
-        for key, members in dyads:
-            for extension, content in members.items():
-                info = tarfile.TarInfo(f"{key}.{extension}")  # no owner, no time: the same dyads give the same bytes
-                if isinstance(content, Path):
-                    info.size = content.stat().st_size
-                    with open(content, "rb") as file:
-                        tar.addfile(info, file)
-                else:
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
-    partial.rename(path)
+    try:
+        with tarfile.open(partial, "w") as tar:
+            for key, members in dyads:
+                for extension, content in members.items():
+                    data = content.read_bytes() if isinstance(content, Path) else content
+                    info = tarfile.TarInfo(f"{key}.{extension}")  # no owner, no time: same dyads, same bytes
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
