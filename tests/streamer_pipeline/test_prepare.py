@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from recordings import voice, write_film, write_json, write_sound
 from streamer_pipeline import read_dataset_info, read_dyads
@@ -68,7 +69,7 @@ def test_moshi_finetune(tmp_path):
         17: ["you"],
     }
     assert [unit for unit, speaks in enumerate(agent["speaking"]) if speaks] == list(range(12, 22))
-    assert "words of the agent: 4" in printed and "hours: 0.001" in printed
+    assert "words of the agent: 4" in printed and "hours of dyads: 0.001" in printed
     assert read_dataset_info(tmp_path / "out")["splits"]["train"]["dyads"] == 1
     assert (tmp_path / "out" / "summary.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -187,8 +188,21 @@ def seamless_source(folder: Path, shifts=(0.0, 0.0), participants=("0001", "0002
     return folder
 
 
-def test_seamless_interaction(tmp_path):
-    prepare(seamless_source(tmp_path / "in"), tmp_path / "out", "--both-directions")
+def in_folders_of_lines(source: Path) -> Path:
+    """As the items lie where they are downloaded one by one: words and speech in folders of their own, as lines."""
+    for path in list(source.rglob("*.json")):
+        metadata = json.loads(path.read_text())
+        path.unlink()
+        for kind in ("transcript", "vad"):
+            lines = source / "improvised" / "dev" / kind / f"{path.stem}.jsonl"
+            lines.parent.mkdir(exist_ok=True)
+            lines.write_text("".join(json.dumps(line) + "\n" for line in metadata[f"metadata:{kind}"]))
+    return source
+
+
+@pytest.mark.parametrize("arranged", [Path, in_folders_of_lines])
+def test_seamless_interaction(tmp_path, arranged):
+    prepare(arranged(seamless_source(tmp_path / "in")), tmp_path / "out", "--both-directions")
     dyads = list(read_dyads(tmp_path / "out", "val"))
     assert [dyad.key for dyad in dyads] == ["V00_S0809_I00000582", "V00_S0809_I00000582-swapped"]
     straight, swapped = dyads

@@ -12,7 +12,7 @@ CARD_FILE = "README.md"
 _MEASURES = {
     "conversations": "conversations",
     "dyads": "dyads",
-    "hours": "hours",
+    "hours": "hours of dyads",
     "turns": "turns",
     "overlaps": "times both speak at once",
     "overlap_share": "share of the time in which both speak",
