@@ -12,7 +12,9 @@ from loopback_hub import LoopbackHub
 from recordings import RATE, voice, write_film, write_json, write_sound
 from scipy.signal import resample
 from streamer_pipeline import read_dataset_info, read_dyads
+from streamer_pipeline.cli import app
 from test_prepare import AGENT_WORDS, SECONDS, USER_WORDS, moshi_source, prepare, reasons, run, speaks
+from typer.testing import CliRunner
 
 MINUTE = 64.0
 LONG_USER = [(f"u{i}", round(i + 0.7, 2), round(i + 1.1, 2)) for i in range(0, 60, 4)]
@@ -89,6 +91,26 @@ def test_an_unknown_folder_is_refused_with_what_was_looked_for(tmp_path):
     assert not (tmp_path / "out").exists()
     assert "there is no format 'mp3'" in run(tmp_path / "in", tmp_path / "out", "--format", "mp3").output
     assert "holds no conversations" in run(tmp_path / "in", tmp_path / "out", "--format", "pairs").output
+
+
+def test_a_damaged_list_is_said(tmp_path):
+    source = moshi_source(tmp_path / "in")
+    with open(source / "data.jsonl", "a") as file:
+        file.write('{"path": "tw')
+    result = run(source, tmp_path / "out")
+    assert result.exit_code == 1 and "line 2 of" in result.output and "is damaged" in result.output
+
+
+def test_roles_can_be_swapped(tmp_path):
+    source = pair(tmp_path / "in")
+    write_json(source / "one.user.json", {"speaker": "ann", "words": USER_WORDS})
+    prepare(source, tmp_path / "out", "--swap-roles")
+    (dyad,) = read_dyads(tmp_path / "out", "train")
+    assert dyad.labels["agent"]["speaker"] == "ann" and dyad.labels["swapped"]
+    assert speaks(dyad.agent_audio, 0.4, 0.8) and speaks(dyad.user_audio, 2.0, 2.3)
+    assert [word for words in dyad.labels["agent"]["words"] for word in words] == ["hello", "there"]
+    result = CliRunner().invoke(app, ["eval", "--dataset", str(tmp_path / "out")])
+    assert result.exit_code == 1 and "does not say what may be said" in result.output
 
 
 def drifting(folder, ppm, offset, leak=0.1):

@@ -41,6 +41,8 @@ def evaluate(
     console = console or Console()
     find_place(device, dtype)
     world = read_dataset_info(dataset)
+    if "grammar" not in world:
+        raise ValueError(f"{dataset} does not say what may be said in it: so far dyads of the duplex world are scored")
     pipeline = load_pipeline(checkpoint, device, dtype)
     examination = Examination(partial(read_dyads, dataset, split), world, options, console)
     examination.agent(pipeline)

@@ -6,15 +6,13 @@ recording; NeMo's `DuplexS2SDataset`. Only cuts that name files are read.
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..words import Word, spread_phrase
 from .conversation import Conversation, Side, Skipped
-from .transcripts import clean
+from .transcripts import clean, read_lines
 
 LOOKED_FOR = "Lhotse cuts in .jsonl or .jsonl.gz, with custom.target_audio for the agent"
 _USERS = {"user", "human", "customer", "speaker"}
@@ -39,15 +37,11 @@ def _cuts(source: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     files = [source] if source.is_file() else sorted(source.glob("*.jsonl*")) if source.is_dir() else []
     for file in files:
         if file.name.endswith((".jsonl", ".jsonl.gz")):
-            with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as lines:
-                for line in lines:
-                    try:
-                        cut = json.loads(line)
-                    except json.JSONDecodeError:
-                        break
-                    if not isinstance(cut, dict) or "id" not in cut or not str(cut.get("type", "")).endswith("Cut"):
-                        break  # another kind of list
-                    yield file, cut
+            yield from ((file, cut) for cut in read_lines(file, _is_cut))
+
+
+def _is_cut(item: Any) -> bool:
+    return isinstance(item, dict) and "id" in item and str(item.get("type", "")).endswith("Cut")
 
 
 def _conversation(key: str, cut: dict[str, Any], folder: Path) -> Conversation:

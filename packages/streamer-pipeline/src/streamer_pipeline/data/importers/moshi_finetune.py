@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..words import Word
 from .conversation import Conversation, Side, Skipped
-from .transcripts import clean, read_words
+from .transcripts import clean, read_lines, read_words
 
 LOOKED_FOR = 'a .jsonl with lines {"path": "NAME.wav", "duration": 12.3} of stereo files, the agent on the left'
 _MAIN_SPEAKER = "SPEAKER_MAIN"  # of the left channel
@@ -35,12 +35,8 @@ def read(source: Path) -> Iterator[Conversation | Skipped]:
 def _lines(source: Path) -> Iterator[Path]:
     lists = sorted(source.glob("*.jsonl")) if source.is_dir() else [source] if source.suffix == ".jsonl" else []
     for file in lists:
-        for line in filter(str.strip, file.read_text(encoding="utf-8").splitlines()):
-            try:
-                path = Path(json.loads(line)["path"])
-            except (json.JSONDecodeError, KeyError, TypeError):
-                break  # another kind of list
-            yield path if path.is_absolute() else file.parent / path
+        for line in read_lines(file, lambda item: isinstance(item, dict) and isinstance(item.get("path"), str)):
+            yield file.parent / line["path"]
 
 
 def _conversation(key: str, path: Path) -> Conversation:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..words import Word
 from .conversation import Conversation, Side, Skipped
-from .transcripts import clean, read_words
+from .transcripts import clean, read_lines, read_words
 
 LOOKED_FOR = "files V00_S0001_I00000001_P0001.mp4, .wav and .json of each participant, in any folders"
 _NAME = re.compile(r"(V\d+_S\d+_I\d+)_P(\w+)$")
@@ -78,7 +78,7 @@ def _metadata(paths: list[Path]) -> dict[str, Any]:
                 named = content.items() if isinstance(content, dict) else ()
                 found |= {key.partition(":")[2]: value for key, value in named if key.startswith("metadata:")}
             elif path.suffix == ".jsonl":
-                found[path.parent.name] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+                found[path.parent.name] = list(read_lines(path, lambda item: isinstance(item, dict)))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is damaged ({error})") from error
     return found

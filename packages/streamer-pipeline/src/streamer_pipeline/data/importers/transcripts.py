@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +91,26 @@ def _fields(item: Any) -> tuple[str, float | None, float | None]:
     if not isinstance(text, str):
         raise ValueError(f"{item} has no word")
     return text, start, end
+
+
+def read_lines(file: Path, is_wanted: Callable[[Any], bool]) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl or .jsonl.gz; none if already the first is of another kind.
+
+    Raises:
+        ValueError: a later line is of another kind, or damaged.
+    """
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(filter(str.strip, lines), 1):
+            try:
+                item = json.loads(line)
+            except json.JSONDecodeError:
+                item = None
+            if is_wanted(item):
+                yield item
+            elif number == 1:
+                return
+            else:
+                raise ValueError(f"line {number} of {file} is damaged, or of another kind than those before it")
 
 
 def clean(words: Iterable[Word]) -> tuple[Word, ...]:
