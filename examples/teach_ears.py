@@ -7,6 +7,9 @@
 The audio encoder learns through the frozen Transformer: what is heard must lead to the right words, the user's own
 ("hearing") and the agent's answer ("words"). Looks are taken in once, by the frozen video encoder. Dyads stored
 while this runs join in. Run it again with the same `--run` to continue. Writes `<run>/audio_encoder`.
+
+With `--speech-embedding` the ears are wrapped before: they go on hearing what they heard, and learn to hear by the
+public speech embedding as well, which itself stays as it is.
 """
 
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Annotated
 
 import torch
 import typer
-from causal_codec import CausalVideoEncoder
+from causal_codec import CausalAudioEncoder, CausalVideoEncoder, SpeechEmbeddingAudioEncoder
 from causal_vae.training import adamw_with_cosine, build_trainer, fit
 from conversations import Conversations, Dyads, Mixture, units_of
 from streamer_core import StreamerModel, StreamerTokenizer, UnitStreams
@@ -120,6 +123,7 @@ def main(
     max_steps: int = 2500,
     batch_size: int = 8,
     learning_rate: float = 5e-4,
+    speech_embedding: Annotated[bool, typer.Option(help="give the ears the public speech embedding, too")] = False,
     validate_every: int = 200,
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "bf16-mixed",
     num_threads: int = 1,
@@ -134,7 +138,10 @@ def main(
             f"{dyads} was stored with another tokenizer; prepare it with --tokenizer {checkpoint}/tokenizer"
         )
     streamer, eyes = frozen(pipeline.streamer), frozen(pipeline.video_encoder)
-    ears = pipeline.audio_encoder.float().train()
+    ears = pipeline.audio_encoder
+    if speech_embedding and isinstance(ears, CausalAudioEncoder):
+        ears = SpeechEmbeddingAudioEncoder.from_encoder(ears)
+    ears = ears.float().train()
     shape = {
         "num_units": 48,
         "batch_size": batch_size // 2,  # of a media batch; those of language have twice as many rows

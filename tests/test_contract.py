@@ -69,6 +69,15 @@ def siglip_config():
     )
 
 
+def speech_embedding_encoder():
+    config = causal_codec.SpeechEmbeddingAudioEncoderConfig(
+        num_mels=16, widths=[8, 8, 8], output_dim=8, embedding_widths=[4] * 5, embedding_dim=8, head_width=8
+    )
+    encoder = causal_codec.SpeechEmbeddingAudioEncoder(config)
+    torch.nn.init.normal_(encoder.project.weight)  # a new one says nothing
+    return encoder
+
+
 # class name -> (module, shape of three or more chunks of two streams)
 CASES = {
     "AudioDecoder": (lambda: causal_vae.AudioDecoder(4, 8, 1, 4, 240), (2, 4, 5)),
@@ -95,6 +104,8 @@ CASES = {
     "CausalVideoDecoder": (lambda: causal_codec.CausalVideoDecoder(**SMALL_VIDEO, depth=1), (2, 4, 4, 2, 3)),
     "CausalVideoEncoder": (lambda: causal_codec.CausalVideoEncoder(video_config()), (2, 3, 16, 32, 64)),
     "SiglipVideoEncoder": (lambda: causal_codec.SiglipVideoEncoder(siglip_config()), (2, 3, 16, 20, 30)),
+    "SpeechEmbedding": (lambda: causal_codec.SpeechEmbedding.from_pretrained("speech-embedding"), (2, 1, 1920 * 12)),
+    "SpeechEmbeddingAudioEncoder": (speech_embedding_encoder, (2, 1, 1920 * 5)),
     "VoxtralAudioEncoder": (lambda: causal_codec.VoxtralAudioEncoder(voxtral_config()), (2, 1, 1920 * 4)),
     "LogMelFrontEnd": (lambda: causal_codec.LogMelFrontEnd(8000, 60, 20, 8), (2, 1, 100)),
 }

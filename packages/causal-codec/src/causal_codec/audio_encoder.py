@@ -85,8 +85,16 @@ class CausalAudioEncoderConfig(PreTrainedConfig):
         return samples
 
 
-def mel_filters(sample_rate: int, window_length: int, num_mels: int) -> Tensor:
-    """torchaudio's triangular mel filters: (M, window_length // 2 + 1).
+def mel_filters(
+    sample_rate: int,
+    fft_length: int,
+    num_mels: int,
+    min_hz: float = 40.0,
+    max_hz: float | None = None,
+    norm: str | None = None,
+    mel_scale: str = "htk",
+) -> Tensor:
+    """torchaudio's triangular mel filters up to `max_hz`, or half the sample rate: (M, fft_length // 2 + 1).
 
     torchaudio is imported here, not with the package: where its build does not match torch's, only hearing is lost.
 
@@ -97,12 +105,13 @@ def mel_filters(sample_rate: int, window_length: int, num_mels: int) -> Tensor:
         from torchaudio.functional import melscale_fbanks
     except (ImportError, OSError) as error:
         raise ImportError(
-            f"CausalAudioEncoder needs a torchaudio that matches torch {torch.__version__} ({error}); "
+            f"hearing needs a torchaudio that matches torch {torch.__version__} ({error}); "
             "install both from the same index: pip install torch torchaudio"
         ) from error
     # The filters are checked while they are built, which has no meaning on the meta device that loading builds on.
     with torch.device("cpu"):
-        return melscale_fbanks(window_length // 2 + 1, 40.0, sample_rate / 2, num_mels, sample_rate).T.contiguous()
+        num_bins, top = fft_length // 2 + 1, max_hz or sample_rate / 2
+        return melscale_fbanks(num_bins, min_hz, top, num_mels, sample_rate, norm, mel_scale).T.contiguous()
 
 
 class LogMelFrontEnd(StreamingModule):

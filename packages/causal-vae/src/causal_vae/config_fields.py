@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any
 
 
 def check_fields(config: Any, unknown: Iterable[str], floors: Mapping[str, int]) -> None:
-    """`check_values` of the fields that the class of a transformers config itself declares.
+    """`check_values` of the fields that the class of a config declares, and its bases up to transformers' own.
 
     Args:
         unknown: keyword arguments that are no field. transformers keeps them; one that is nearly a field is a slip.
     """
-    cls, fields = type(config).__name__, vars(type(config)).get("__annotations__", {})
+    cls, fields = type(config).__name__, {}
+    for base in takewhile(lambda base: base.__name__ != "PreTrainedConfig", type(config).__mro__):
+        fields |= vars(base).get("__annotations__", {})
     for name in unknown:
         if near := get_close_matches(name, fields, n=1, cutoff=0.85):
             raise ValueError(f"{cls} has no field {name!r}; did you mean {near[0]!r}?")
