@@ -191,9 +191,11 @@ def test_a_rerun_keeps_what_is_finished(tmp_path):
     assert tars.keys() == {"train-00000.tar", "train-00001.tar", "val-00000.tar"}
     times = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     (out / "train-00001.tar").unlink()  # as if the run had been broken off
+    (out / ".prepare" / "val-00000.json").write_text("{}")
     again = prepare(source, out, *options)
     assert {path.name: path.read_bytes() for path in out.glob("*.tar")} == tars
-    assert [path.name for path in times if path.stat().st_mtime_ns != times[path]] == ["train-00001.tar"]
+    rebuilt = {path.name for path in times if path.stat().st_mtime_ns != times[path]}
+    assert rebuilt == {"train-00001.tar", "val-00000.tar"}
     assert first.partition("conversations:")[2] == again.partition("conversations:")[2]
     prepare(
         source, out, *options, "--size", "32x32", "--shard-size", 3
@@ -208,7 +210,12 @@ def test_shards_of_others_are_not_touched(tmp_path):
     (out / "train-00000.tar").write_bytes(b"mine")
     result = run(moshi_source(tmp_path / "in"), out)
     assert result.exit_code == 1 and "was not written by" in result.output
-    assert (out / "train-00000.tar").read_bytes() == b"mine"
+    assert (out / "train-00000.tar").read_bytes() == b"mine" and len(list(out.iterdir())) == 1
+    prepare(moshi_source(tmp_path / "one"), tmp_path / "dyads")
+    before = (tmp_path / "dyads" / "train-00000.tar").read_bytes()
+    result = run(pair(tmp_path / "two"), tmp_path / "dyads")
+    assert result.exit_code == 1 and "holds the dyads of" in result.output
+    assert (tmp_path / "dyads" / "train-00000.tar").read_bytes() == before
 
 
 def test_sizes_of_a_checkpoint(tmp_path):

@@ -86,19 +86,11 @@ def prepare(source: Path, out: Path, options: PrepareOptions, console: Console |
     name = options.format or detect_format(source)
     if name not in FORMATS:
         raise ValueError(f"there is no format {name!r}; there are {', '.join(FORMATS)}")
-    found = list(FORMATS[name].read(source))
-    skipped = [item for item in found if isinstance(item, Skipped)]
-    conversations = _with_keys([item for item in found if isinstance(item, Conversation)])
-    if not found:
-        raise ValueError(f"{source} holds no conversations; looked for {FORMATS[name].LOOKED_FOR}")
     if options.build.transcribe is not None:
         load_recogniser(options.build.transcribe, options.build.device)  # else every conversation would fail alike
-    shares = {"val": options.val_share, "test": options.test_share}
-    splits = assign_splits(conversations, shares, options.split_by)
-    conversations = [replace(item, split=split) for item, split in zip(conversations, splits, strict=True)]
+    conversations, skipped = _find(source, name, options)
     shards = _plan(conversations, options)
-    state = out / _STATE_FOLDER
-    state.mkdir(parents=True, exist_ok=True)
+    _claim(out, source)
     _clear_others(out, {shard.name for shard in shards})
     unfinished = [shard for shard in shards if _read_state(out, shard) is None]
     _build_shards(unfinished, out, options, console or Console())
@@ -111,7 +103,7 @@ def prepare(source: Path, out: Path, options: PrepareOptions, console: Console |
     _write_skipped(out, skipped)
     if not dyads:
         raise ValueError(
-            f"none of the {len(found)} conversations of {source} can be used; {out / SKIPPED_FILE} says why of each, "
+            f"none of the {len(skipped)} conversations of {source} can be used; {out / SKIPPED_FILE} says why of each, "
             f"the first: {skipped[0].reason}"
         )
     info = _describe(name, dyads, skipped, options)
@@ -121,6 +113,17 @@ def prepare(source: Path, out: Path, options: PrepareOptions, console: Console |
     (out / CARD_FILE).write_text(dataset_card(info, options.license), encoding="utf-8")
     plot_summary(dyads, out / PLOT_FILE)
     return Prepared(info, dyads, skipped)
+
+
+def _find(source: Path, name: str, options: PrepareOptions) -> tuple[list[Conversation], list[Skipped]]:
+    """The conversations of a source, with keys and splits, and what its importer had to leave out."""
+    found = list(FORMATS[name].read(source))
+    if not found:
+        raise ValueError(f"{source} holds no conversations; looked for {FORMATS[name].LOOKED_FOR}")
+    conversations = _with_keys([item for item in found if isinstance(item, Conversation)])
+    splits = assign_splits(conversations, {"val": options.val_share, "test": options.test_share}, options.split_by)
+    conversations = [replace(item, split=split) for item, split in zip(conversations, splits, strict=True)]
+    return conversations, [item for item in found if isinstance(item, Skipped)]
 
 
 def picture_size(checkpoint: str) -> tuple[int, int]:
@@ -168,19 +171,28 @@ def _fingerprint(conversations: list[Conversation], options: BuildOptions) -> st
     return hashlib.sha256(repr((_VERSION, conversations, asdict(options), files)).encode()).hexdigest()
 
 
-def _clear_others(out: Path, names: set[str]) -> None:
-    """Shards of an earlier run that this one does not have would mix with its own.
+def _claim(out: Path, source: Path) -> None:
+    """A folder is for the dyads of one source.
 
     Raises:
-        ValueError: there are shards that `prepare` did not write.
+        ValueError: it has shards of another, or of nobody.
     """
     for path in sorted(out.glob("*-*.tar")):
-        if path.stem in names and _state_file(out, path.stem).exists():
-            continue
         if not _state_file(out, path.stem).exists():
             raise ValueError(f"{path} was not written by `wan-streamer prepare`: give a folder of its own as --out")
-        path.unlink()
-        _state_file(out, path.stem).unlink()
+    owner, here = out / _STATE_FOLDER / "source", str(source.resolve())
+    if owner.exists() and (other := owner.read_text(encoding="utf-8")) != here:
+        raise ValueError(f"{out} holds the dyads of {other}: give another folder as --out, or delete this one first")
+    owner.parent.mkdir(parents=True, exist_ok=True)
+    owner.write_text(here, encoding="utf-8")
+
+
+def _clear_others(out: Path, names: set[str]) -> None:
+    """Shards of an earlier run that this one does not have would mix with its own."""
+    for path in sorted(out.glob("*-*.tar")):
+        if path.stem not in names:
+            path.unlink()
+            _state_file(out, path.stem).unlink()
 
 
 def _state_file(out: Path, name: str) -> Path:
@@ -193,8 +205,9 @@ def _read_state(out: Path, shard: _Shard) -> dict[str, Any] | None:
         state = json.loads(_state_file(out, shard.name).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    there = (out / f"{shard.name}.tar").exists() or not state["dyads"]
-    return state if there and state["fingerprint"] == shard.fingerprint else None
+    if state.get("fingerprint") != shard.fingerprint:
+        return None
+    return state if (out / f"{shard.name}.tar").exists() or not state["dyads"] else None
 
 
 def _build_shards(shards: list[_Shard], out: Path, options: PrepareOptions, console: Console) -> None:
@@ -218,7 +231,8 @@ def _build_shards(shards: list[_Shard], out: Path, options: PrepareOptions, cons
                 else:
                     built += result
             path = out / f"{shard.name}.tar"
-            _state_file(out, shard.name).unlink(missing_ok=True)
+            # Whenever this is broken off, the next run knows the shard as its own, and not as finished.
+            _state_file(out, shard.name).write_text("{}", encoding="utf-8")
             path.unlink(missing_ok=True)
             if built:
                 write_shard(path, ((dyad.key, dyad.members) for dyad in built))
