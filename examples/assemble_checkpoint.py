@@ -11,11 +11,12 @@ from typing import Annotated
 
 import torch
 import typer
-from causal_codec import CausalAudioDecoder, CausalAudioEncoder, CausalVideoDecoder, CausalVideoEncoder
+from causal_codec import CausalAudioDecoder, CausalVideoDecoder, CausalVideoEncoder
 from causal_vae import CausalAudioVAE, CausalVideoVAE
 from conversations import PROMPTS
 from streamer_core import FlowMatchScheduler, StreamerModel, StreamerTokenizer
 from streamer_pipeline import StreamerPipeline
+from transformers import AutoModel
 
 
 def main(
@@ -32,7 +33,7 @@ def main(
         streamer=StreamerModel.from_pretrained(streamer_run / "streamer"),
         tokenizer=StreamerTokenizer.from_pretrained(streamer_run / "tokenizer"),
         scheduler=FlowMatchScheduler(),
-        audio_encoder=CausalAudioEncoder.from_pretrained(streamer_run / "audio_encoder"),
+        audio_encoder=AutoModel.from_pretrained(streamer_run / "audio_encoder"),
         video_encoder=CausalVideoEncoder.from_pretrained(streamer_run / "video_encoder"),
         audio_vae=CausalAudioVAE.from_pretrained(audio_vae),
         video_vae=CausalVideoVAE.from_pretrained(video_vae),

@@ -16,7 +16,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from causal_codec import CausalAudioEncoder, SpeechEmbeddingAudioEncoder
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import build_dyad
 from duplex_world.render import render_frames
@@ -32,7 +31,7 @@ from streamer_pipeline.evaluation.closed_loop import converse, without_picture
 from streamer_pipeline.evaluation.statistics import Score, rate
 from streamer_pipeline.evaluation.turns import goes_on, stays_quiet, stops
 from streamer_pipeline.units import FRAMES_PER_UNIT
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 ASKED = [
     *("greet", "name", "color", "object", "fingers", "smile", "count", "plus", "myname", "recall", "did", "bye"),
@@ -88,9 +87,7 @@ def talk(pipeline: StreamerPipeline, users: Iterable[HeardUser], batch_size: int
     return {row: rate(outcomes) for row, outcomes in (said | other).items()}
 
 
-def with_ears(
-    pipeline: StreamerPipeline, encoder: CausalAudioEncoder | SpeechEmbeddingAudioEncoder
-) -> StreamerPipeline:
+def with_ears(pipeline: StreamerPipeline, encoder: PreTrainedModel) -> StreamerPipeline:
     """The same agent with another audio encoder."""
     config = pipeline.config
     parts = pipeline.components | {"audio_encoder": encoder}

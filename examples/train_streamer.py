@@ -29,6 +29,7 @@ from streamer_core import StreamerModel, StreamerTokenizer, preset
 from streamer_pipeline.training.distillation import SelfForcing, TrajectoryDistillation
 from streamer_pipeline.training.modules import DuplexTraining, ShardedDuplexTraining, gather_weights
 from torch.utils.data import DataLoader
+from transformers import AutoModel, PreTrainedModel
 
 STAGES = {
     1: {
@@ -53,11 +54,11 @@ VALIDATION_BATCHES = 6
 AUDIO_WEIGHT = 4.0  # speech fills a quarter of the units and is the first thing that sounds wrong
 
 
-def load_parts(folder: Path) -> tuple[StreamerModel, CausalAudioEncoder, CausalVideoEncoder]:
+def load_parts(folder: Path) -> tuple[StreamerModel, PreTrainedModel, CausalVideoEncoder]:
     """The weights of an earlier run, in float32."""
     return (
         StreamerModel.from_pretrained(folder / "streamer", dtype=torch.float32),
-        CausalAudioEncoder.from_pretrained(folder / "audio_encoder", dtype=torch.float32),
+        AutoModel.from_pretrained(folder / "audio_encoder", dtype=torch.float32),
         CausalVideoEncoder.from_pretrained(folder / "video_encoder", dtype=torch.float32),
     )
 
@@ -137,7 +138,7 @@ def main(
     tokenizer = common_tokenizer([folder for folder in (dyads, users, val_dyads, start_from) if folder])
     parts = load_parts(start_from) if start_from else new_parts(tokenizer)
     if audio_encoder:
-        parts = parts[0], CausalAudioEncoder.from_pretrained(audio_encoder, dtype=torch.float32), parts[2]
+        parts = parts[0], AutoModel.from_pretrained(audio_encoder, dtype=torch.float32), parts[2]
     if video_encoder:
         parts = *parts[:2], CausalVideoEncoder.from_pretrained(video_encoder, dtype=torch.float32)
     mixture = Mixture.parse(tasks) if tasks else settings["mixture"]

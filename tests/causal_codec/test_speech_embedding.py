@@ -78,6 +78,8 @@ def test_a_stream_at_16_khz_is_the_packages(embedding):
     """Its windows end 4 frames before ours: it is given the sound so much later."""
     pytest.importorskip("tflite")
     original, model = Original().features, SpeechEmbedding.from_pyopen_wakeword()
+    for ships, converted in zip(embedding.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ships, converted.half().float())
     pcm = (voice(2.4, rate=16_000)[0, 0] * 32_767).short()
     chunks = [part.numpy().tobytes() for part in pcm.split(1280)]
     theirs = torch.tensor(np.stack([e.ravel() for chunk in chunks for e in original.process_streaming(chunk)]))

@@ -94,10 +94,9 @@ class SpeechLogMel(StreamingModule):
         wave = torch.cat([past, x[:, 0]], dim=1)
         frames = wave.float().unfold(1, WINDOW, HOP) * (32_768 * self.window.float())  # as of 16-bit samples
         power = torch.fft.rfft(frames, FFT_LENGTH).abs().square()
-        bels = (power @ self.filters.float().T).clamp(min=1e-10).log10()
+        bels = (power @ self.filters.float().T).clamp(min=1e-10).log10().unflatten(1, (-1, FRAMES_PER_EMBEDDING))
         # 8 decades below the loudest of the 8 frames that one embedding is new for.
-        loudest = bels.unflatten(1, (-1, FRAMES_PER_EMBEDDING)).amax((2, 3)).repeat_interleave(FRAMES_PER_EMBEDDING, 1)
-        mel = torch.maximum(bels, loudest[:, :, None] - 8) + 2
+        mel = (torch.maximum(bels, bels.amax((2, 3), keepdim=True) - 8) + 2).flatten(1, 2)
         return mel[:, None].to(x), wave[:, wave.shape[1] - num_past :].clone(memory_format=torch.contiguous_format)
 
 
