@@ -37,6 +37,7 @@ from duplex_world.voice_bank import VoiceBank
 from rich.progress import track
 from safetensors.torch import save_file
 from streamer_core import StreamerTokenizer
+from streamer_pipeline.data.words import fill_slots
 from torch import Tensor
 
 PER_FILE = 50
@@ -65,13 +66,7 @@ def build_tokenizer(table: dict[str, tuple[str, ...]] = USER_PHRASINGS) -> Strea
 
 def spread(words: list[list[str]], tokenizer: StreamerTokenizer, num_slots: int = TEXT_SLOTS) -> Tensor:
     """Words per unit -> token ids (U, slots); words that do not fit wait for the next unit."""
-    ids = torch.full((len(words), num_slots), tokenizer.pad_token_id)
-    waiting: list[int] = []
-    for unit, spoken in enumerate(words):
-        waiting += [token for word in spoken for token in tokenizer.encode_words(word)]
-        now, waiting = waiting[:num_slots], waiting[num_slots:]
-        ids[unit, : len(now)] = torch.tensor(now, dtype=torch.int64)
-    return ids
+    return torch.tensor(fill_slots(words, tokenizer.encode_words, num_slots, tokenizer.pad_token_id))
 
 
 def heard_words(dyad: Dyad) -> list[list[str]]:

@@ -3,7 +3,7 @@
 import pytest
 from streamer_pipeline.data.importers.conversation import Conversation, Side
 from streamer_pipeline.data.splits import assign_splits
-from streamer_pipeline.data.words import Word, agent_language, spread_phrase, utterances
+from streamer_pipeline.data.words import Word, agent_language, fill_slots, spread_phrase, utterances
 
 UNIT = 0.16
 
@@ -31,6 +31,11 @@ def test_what_lies_beyond_the_end_is_left_out():
     language = agent_language([Word("in", 0.7, 1.2), Word("out", 1.3, 1.5)], num_units=6)
     assert [word for said in language.words for word in said] == ["in"]
     assert language.speaking == [False] * 4 + [True] * 2
+
+
+def test_words_that_do_not_fit_wait():
+    slots = fill_slots([["abc", "d"], [], ["e"]], lambda word: [ord(letter) for letter in word], num_slots=2, pad=0)
+    assert slots == [[97, 98], [99, 100], [101, 0]]
 
 
 def test_a_phrase_is_spread_by_letters():

@@ -66,7 +66,7 @@ def measure_leak(first: np.ndarray, second: np.ndarray) -> Leak | None:
     rate = SAMPLE_RATE // _DECIMATION
     window = int(_WINDOW_SECONDS * rate)
     count = min(_MOST_WINDOWS, len(first) // window)
-    starts = np.linspace(0, len(first) - window, count).astype(int) if count else []
+    starts = np.linspace(0, max(0, len(first) - window), count).astype(int)
     found = [(start / rate, _lag(first[start:][:window], second[start:][:window], rate)) for start in starts]
     times, lags = np.array([(time, lag) for time, lag in found if lag is not None]).reshape(-1, 2).T
     one, other = np.triu_indices(len(times), 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from ..clock import UNIT_MS
@@ -25,8 +25,7 @@ class Word(NamedTuple):
 class AgentLanguage(NamedTuple):
     """What the language slots of the agent hold, unit by unit.
 
-    speaking: (U,) whether the state slot says "speak". words: (U,) the words that come in each unit; whoever fills
-    slots of a fixed number lets what does not fit wait for the next unit.
+    speaking: (U,) whether the state slot says "speak". words: (U,) the words that come in each unit, for `fill_slots`.
     """
 
     speaking: list[bool]
@@ -56,6 +55,22 @@ def agent_language(
             if unit_at(word.start) < num_units:
                 slots[unit].append(word.text)
     return AgentLanguage(speaking, slots)
+
+
+def fill_slots(
+    words: Iterable[Iterable[str]], encode: Callable[[str], list[int]], num_slots: int, pad: int
+) -> list[list[int]]:
+    """Words per unit -> token ids (U, num_slots); what does not fit waits for the next unit, free slots hold `pad`.
+
+    Args:
+        encode: of a word, as `StreamerTokenizer.encode_words`.
+    """
+    slots, waiting = [], []
+    for said in words:
+        waiting += [token for word in said for token in encode(word)]
+        now, waiting = waiting[:num_slots], waiting[num_slots:]
+        slots.append(now + [pad] * (num_slots - len(now)))
+    return slots
 
 
 def utterances(words: Iterable[Word], longest_pause: float = LONGEST_PAUSE) -> list[list[Word]]:

@@ -31,9 +31,9 @@ def read(source: Path) -> Iterator[Conversation | Skipped]:
                 content = tar.extractfile(members["json"])
                 assert content is not None
                 labels = json.loads(content.read())
-            sides = {role: _side(shard, role, members, labels) for role in ("user", "agent")}
+            user, agent = (_side(shard, role, members, labels) for role in ("user", "agent"))
             kept = {name: value for name, value in labels.items() if name not in _NOT_KEPT}
-            yield Conversation(key, **sides, split=labels.get("split"), labels=kept)
+            yield Conversation(key, user, agent, labels.get("split"), kept)
 
 
 def _shards(source: Path) -> list[Path]:

@@ -66,7 +66,7 @@ def _conversation(key: str, cut: dict[str, Any], folder: Path) -> Conversation:
         own = [item for item in supervisions if str(item.get("speaker")).lower() in names]
         words = clean(_words(own, start)) if supervisions else None
         sides[role] = Side((path,), channel, words, start=start, duration=duration)
-    return Conversation(key, **sides)
+    return Conversation(key, sides["user"], sides["agent"])
 
 
 def _track(recording: dict[str, Any], selector: int | list[int] | None, folder: Path) -> tuple[Path, int | None]:

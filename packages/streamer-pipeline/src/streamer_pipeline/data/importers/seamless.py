@@ -35,13 +35,13 @@ def read(source: Path) -> Iterator[Conversation | Skipped]:
             yield Skipped(key, f"there are files of {len(names)} participant{'s' * (len(names) > 1)} and not of two")
             continue
         try:
-            sides = [_side(name, participants[name]) for name in names]
+            user, agent = (_side(name, participants[name]) for name in names)
         except (ValueError, OSError) as error:
             yield Skipped(key, str(error))
             continue
         folders = participants[names[0]][0].relative_to(source).parts
         split = next((_SPLITS[folder] for folder in folders if folder in _SPLITS), None)
-        yield Conversation(key, *sides, split=split)
+        yield Conversation(key, user, agent, split)
 
 
 def _items(source: Path) -> dict[str, dict[str, list[Path]]]:
