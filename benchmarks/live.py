@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from streamer_pipeline import UNIT_MS, split_units
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+sys.path.extend(str(Path(__file__).parents[1] / "examples" / folder) for folder in ("serve", "talk"))
 
 from fake_devices import write_devices
 from make_demo_recording import synthetic_user

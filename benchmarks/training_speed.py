@@ -9,7 +9,7 @@ from streamer_core import StreamerModel, preset
 from streamer_pipeline import SAMPLES_PER_UNIT
 from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining, means_over_ranks
 
-BATCH_SIZE, NUM_UNITS, PROMPT_LENGTH = 4, 48, 4  # as examples/train_streamer.py trains "tiny"
+BATCH_SIZE, NUM_UNITS, PROMPT_LENGTH = 4, 48, 4  # as examples/train/train_streamer.py trains "tiny"
 
 
 def duplex_batch(training: DuplexTraining, batch_size: int, num_units: int) -> DuplexBatch:

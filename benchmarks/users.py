@@ -8,7 +8,6 @@ webcam would send them; when the minute is over it begins again.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ import numpy as np
 import torch
 from streamer_pipeline import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, UNIT_MS, RecordingReader, UserUnit
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 SCENES = "greet count object backchannel recall did plus wave count name color bye"
 UNITS_PER_MINUTE = 60_000 // UNIT_MS

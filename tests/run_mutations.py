@@ -119,7 +119,8 @@ def copy_of(root: Path) -> Iterator[Path]:
 
 def run_tests(tree: Path, arguments: Iterable[str], timeout: float) -> tuple[int | None, str]:
     """pytest's exit code (None: it did not end in time), and what it wrote."""
-    paths = [*sorted((tree / "packages").glob("*/src")), *(tree / name for name in ("tests", "examples", "benchmarks"))]
+    folders = ("tests", "examples/duplex_world", "benchmarks")
+    paths = [*sorted((tree / "packages").glob("*/src")), *(tree / name for name in folders)]
     # No bytecode: a file that is changed twice in a second could be taken for its older self.
     own = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]

@@ -76,6 +76,23 @@ def test_examples_and_tests_import_public_names_only():
                 assert not any(name.startswith("_") for name in names), f"{path} imports private names from {module}"
 
 
+def test_no_example_imports_another():
+    """A script can be read and copied alone: what two of them need is in a package."""
+    world = ROOT / "examples" / "duplex_world" / "duplex_world"
+    scripts = sorted(path for path in (ROOT / "examples").rglob("*.py") if world not in path.parents)
+    assert {path.parent.name for path in scripts} == {"talk", "train", "swap", "scale", "serve", "duplex_world"}
+    names = {path.stem for path in scripts}
+    for path in [*scripts, *world.rglob("*.py")]:
+        found = {module.split(".")[0] for module, _ in imports(path)} & names
+        assert not found, f"{path.relative_to(ROOT)} imports the script {', '.join(found)}"
+
+
+def test_packages_know_no_example():
+    for package in PACKAGES:
+        for path in sources(package):
+            assert "duplex_world" not in {module.split(".")[0] for module, _ in imports(path)}, path
+
+
 def test_one_version_and_exact_pins_between_siblings():
     projects = {
         name: tomllib.loads((ROOT / "packages" / folder / "pyproject.toml").read_text())["project"]

@@ -5,7 +5,7 @@ import torch
 from causal_codec import SiglipVideoEncoder, VoxtralAudioEncoder
 from causal_vae import MimiAudioVAE, WanVideoVAE, as_dtype
 from diffusers import AutoencoderKLWan
-from public_stand_ins import STAND_INS
+from duplex_world.public_stand_ins import STAND_INS
 from streamer_core import StreamerConfig, StreamerModel
 from test_contract import CASES
 

@@ -8,8 +8,8 @@ import bootstrap_from_public_weights as bootstrap
 import pytest
 import torch
 from causal_vae import MimiAudioVAE, WanVideoVAE
+from duplex_world.public_stand_ins import TEXTS
 from loopback_hub import LoopbackHub
-from public_stand_ins import TEXTS
 from streamer_core import StreamerTokenizer
 from streamer_pipeline import StreamerPipeline
 from tiny_parts import SIZE, random_units

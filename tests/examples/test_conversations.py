@@ -3,17 +3,25 @@
 import numpy as np
 import pytest
 import torch
-from conversations import PER_UNIT, PROMPTS, Conversations, Dyads, Mixture, suppress_noise
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.augment import other_camera, other_room, own_echo, photograph
 from duplex_world.clock import unit_at
+from duplex_world.conversations import PER_UNIT, PROMPTS, Conversations, Dyads, Mixture, suppress_noise
 from duplex_world.dyad import build_dyad
 from duplex_world.render import render_frames
 from duplex_world.scenarios import SCENARIOS
-from prepare_dyads import LOOK_SIZE, LOOKS, build_tokenizer, encode_dyad, heard_words, seen_words, spread
+from duplex_world.stages import common_tokenizer
+from duplex_world.training_tensors import (
+    LOOK_SIZE,
+    LOOKS,
+    build_tokenizer,
+    encode_dyad,
+    heard_words,
+    seen_words,
+    spread,
+)
 from safetensors.torch import save_file
 from streamer_core import StreamerTokenizer
-from train_streamer import common_tokenizer
 
 NUM_UNITS, DELAY = 40, 1
 

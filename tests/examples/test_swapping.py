@@ -11,9 +11,10 @@ from causal_codec import CausalVideoEncoder, CausalVideoEncoderConfig
 from causal_vae import CausalVideoVAE, certify
 from duplex_world import AgentVoice, agent_jsgf, build_dyad, face_box, mouth_box
 from duplex_world.face import eye_boxes
+from duplex_world.latent_adapters import train_adapters, with_latents_of
+from duplex_world.linear_video import EigenpictureVAE, LinearVideoDecoder
 from duplex_world.shards import write_shard
 from duplex_world.speech_judge import SpeechJudge, reference_thresholds
-from linear_video import EigenpictureVAE, LinearVideoDecoder
 from streamer_core import FlowMatchScheduler, StreamerModel, UniPCFlowScheduler
 from streamer_pipeline import StreamerPipeline
 from tiny_parts import open_session, random_units, tiny_pipeline
@@ -96,10 +97,10 @@ def test_new_latents_are_learned_by_the_adapters_alone(checkpoint, clips):
     torch.manual_seed(0)
     old = StreamerModel.from_pretrained(checkpoint / "streamer")
     vae = EigenpictureVAE(latent_channels=12, grid=(8, 7)).fit(clips)
-    streamer = swap_parts.with_latents_of(vae, old)
+    streamer = with_latents_of(vae, old)
     assert streamer.config.agent_video_tokens == old.config.agent_video_tokens
     pipeline = StreamerPipeline.from_pretrained(checkpoint, streamer=streamer, video_vae=vae)
-    before, after = swap_parts.train_adapters(pipeline, num_dyads=2, num_steps=12)
+    before, after = train_adapters(pipeline, num_dyads=2, num_steps=12)
     assert after < 0.8 * before
     kept, found = old.state_dict(), streamer.state_dict()
     changed = {

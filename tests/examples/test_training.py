@@ -7,7 +7,7 @@ from causal_codec import CausalAudioEncoder, CausalVideoEncoder
 from causal_vae import CausalAudioVAE, CausalVideoVAE
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import build_dyad
-from prepare_dyads import build_tokenizer, encode_dyad
+from duplex_world.training_tensors import build_tokenizer, encode_dyad
 from safetensors.torch import save_file
 from streamer_core import StreamerModel
 from streamer_pipeline import RecordingReader, RecordingWriter

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from public_stand_ins import save_qwen3
+from duplex_world.public_stand_ins import save_qwen3
 from streamer_core import (
     CacheSpec,
     StreamerConfig,

@@ -199,7 +199,8 @@ def test_bad_checkpoints(tmp_path):
 def test_bad_options(tmp_path, checkpoint):
     recording = record(tmp_path / "user.mp4", 0.2)
     assert_one_line(
-        run("talk", recording, "-o", tmp_path, "-c", checkpoint, "--steps", 0), "num_inference_steps is at least 1; got 0"
+        run("talk", recording, "-o", tmp_path, "-c", checkpoint, "--steps", 0),
+        "num_inference_steps is at least 1; got 0",
     )
     assert_one_line(run("talk", recording, "-o", recording, "-c", checkpoint), "is a file, not a folder")
     assert run("talk", recording, "--height", 0).exit_code == 2

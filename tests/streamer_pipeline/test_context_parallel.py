@@ -81,7 +81,7 @@ def test_torchrun_compares_a_group_with_one_process(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
     options = {"checkpoint": tmp_path / "checkpoint", "height": SIZE[0], "width": SIZE[1], "units": 3}
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    script = ROOT / "examples" / "context_parallel.py"
+    script = ROOT / "examples" / "scale" / "context_parallel.py"
     ran = subprocess.run([*torchrun, str(script), *arguments], check=True, capture_output=True, text=True)
     assert "same words: yes" in ran.stdout
     assert ran.stdout.count("as predicted") == 2

@@ -7,9 +7,9 @@ import pytest
 import torch
 from causal_vae import certify
 from causal_vae.hub.cards import part_card
+from duplex_world.public_stand_ins import STAND_INS
 from fresh_process import run_python
 from loopback_hub import LoopbackHub
-from public_stand_ins import STAND_INS
 from safetensors.torch import load, save
 from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.evaluation.report import write_json

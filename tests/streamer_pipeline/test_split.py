@@ -233,7 +233,7 @@ def test_torchrun_talks_to_a_recording(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = {"height": SIZE[0], "width": SIZE[1], "output": tmp_path / "out", "checkpoint": tmp_path / "checkpoint"}
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    script = ROOT / "examples" / "split_over_torchrun.py"
+    script = ROOT / "examples" / "scale" / "split_over_torchrun.py"
     subprocess.run([*torchrun, str(script), str(tmp_path / "user.mp4"), *arguments], check=True, capture_output=True)
 
     session = open_session(pipeline)
