@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,9 +24,20 @@ from .options import (
 
 def evaluate(
     checkpoint: Checkpoint = BUNDLED,
+    folder: Annotated[Path | None, typer.Argument(help="of the benchmark's samples, with --benchmark")] = None,
     dataset: Annotated[str, typer.Option(help="folder or hub id of stored dyads")] = "runs/world",
+    benchmark: Annotated[
+        Literal["full-duplex-bench"] | None, typer.Option(help="hear the samples of a public benchmark in FOLDER")
+    ] = None,
+    recogniser: Annotated[
+        str | None,
+        typer.Option(help="who writes down what the agent says: pocketsphinx, whisper:MODEL or module:callable"),
+    ] = None,
     split: Annotated[str, typer.Option(help="split of the dyads")] = "test",
-    per_scenario: Annotated[int, typer.Option(min=1, help="dyads of every scenario")] = 10,
+    per_scenario: Annotated[
+        int | None,
+        typer.Option(min=1, help="dyads of every scenario, default 10; samples of every subset, default all"),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="solver steps; default the checkpoint's own")] = None,
     seed: Annotated[int, typer.Option(help="of all noise")] = 0,
     out: Annotated[Path | None, typer.Option(help="folder for score.json, score.md and score.html")] = None,
@@ -42,13 +53,27 @@ def evaluate(
 ) -> None:
     """Let a checkpoint meet the users of a test set, closed loop, and print its score card beside aims and baselines.
 
+    With --benchmark full-duplex-bench FOLDER it hears the samples of that benchmark (v1_0, v1_5) instead, writes
+    output.wav and output.json beside each, and prints its measures.
+
     Needs the extra `eval`: pip install "wan-streamer-pipeline[eval]".
     """
     with in_a_sentence():
         if out is not None:
             check_folder(out)
         use_threads(threads)
+        if (benchmark is None) != (folder is None):
+            raise ValueError(
+                "--benchmark and the FOLDER of its samples go together: --benchmark full-duplex-bench FOLDER"
+            )
+        if benchmark is not None:
+            with needs_extra("eval"):
+                from ..evaluation.full_duplex_bench.command import run_benchmark
+            run_benchmark(
+                checkpoint, folder, recogniser, per_scenario, steps, seed, batch_size, out, console, device, dtype
+            )
+            return
         with needs_extra("eval"):
             from ..evaluation import command
-        options = command.Options(per_scenario, steps, seed, minutes, batch_size)
+        options = command.Options(per_scenario or 10, steps, seed, minutes, batch_size)
         command.evaluate(checkpoint, dataset, split, options, out, teacher, teacher_steps, console, device, dtype)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..units import UNIT_MS
-from .performance import Performance
+from .recorded_conversation import RecordedConversation
 from .sound import PIECES_PER_UNIT, bursts, excerpt
 from .speech_judge import SpeechJudge, Verdict
 from .statistics import Score, rate
@@ -49,19 +49,19 @@ class Ear:
         return verdict.margin >= self._thresholds.get(verdict.text, 0.0)
 
 
-def judge_answers(performance: Performance, ear: Ear) -> list[Answer]:
+def judge_answers(conversation: RecordedConversation, ear: Ear) -> list[Answer]:
     """Every owed answer of a dyad.
 
     The window of an answer opens with its expectation's first unit. All words in it must be the answer's, in order and
     none else. Of the sound, what begins in the window counts, up to a silence of half a second.
     """
-    labels, answers = performance.labels, []
+    labels, answers = conversation.labels, []
     ends = [segment["end"] for segment in labels["user"]["segments"]]
     for owed in labels["expect"]:
         if owed["kind"] != "say":
             continue
         is_reply = any(abs(end - owed["after"]) < UNIT_MS / 1e6 for end in ends)
-        heard = _hear(performance, owed["first_unit"], owed["end_unit"], ear)
+        heard = _hear(conversation, owed["first_unit"], owed["end_unit"], ear)
         words = heard is not None and heard.text == owed["text"]
         answers.append(
             Answer(
@@ -69,7 +69,7 @@ def judge_answers(performance: Performance, ear: Ear) -> list[Answer]:
                 kind="reply" if is_reply else "greeting",
                 owed=owed["text"],
                 needs_vision=owed["needs_vision"],
-                said=performance.said(owed["first_unit"], owed["end_unit"]) == owed["text"],
+                said=conversation.said(owed["first_unit"], owed["end_unit"]) == owed["text"],
                 heard=words and ear.is_sure(heard),
                 words=words,
             )
@@ -77,10 +77,10 @@ def judge_answers(performance: Performance, ear: Ear) -> list[Answer]:
     return answers
 
 
-def _hear(performance: Performance, first_unit: int, end_unit: int, ear: Ear) -> Verdict | None:
+def _hear(conversation: RecordedConversation, first_unit: int, end_unit: int, ear: Ear) -> Verdict | None:
     """What is heard of the sound that begins in units [first_unit, end_unit); None if there is none."""
     first_piece, end_piece = first_unit * PIECES_PER_UNIT, end_unit * PIECES_PER_UNIT
-    begun = [(start, end) for start, end in bursts(performance.wave) if first_piece <= start < end_piece]
+    begun = [(start, end) for start, end in bursts(conversation.wave) if first_piece <= start < end_piece]
     if not begun:
         return None
     start, end = begun[0]
@@ -88,7 +88,7 @@ def _hear(performance: Performance, first_unit: int, end_unit: int, ear: Ear) ->
         if following - end > _ANSWER_GAP:
             break
         end = its_end
-    return ear(excerpt(performance.wave, start, end))
+    return ear(excerpt(conversation.wave, start, end))
 
 
 def answer_scores(answers: list[Answer]) -> dict[str, Score]:

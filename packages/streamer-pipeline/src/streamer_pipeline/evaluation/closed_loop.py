@@ -5,6 +5,7 @@ Nothing is teacher-forced: what the agent said and did in earlier units is its o
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,10 @@ from ..performer import Latents, Solver
 from ..pipeline import StreamerPipeline
 from ..session import StreamerSession
 from ..thinker import Renderer
-from ..units import FRAMES_PER_UNIT, SAMPLES_PER_UNIT, AgentUnit, UserUnit, split_units
+from ..units import FRAMES_PER_UNIT, HEIGHT, SAMPLES_PER_UNIT, WIDTH, AgentUnit, UserUnit, split_units
 from .acoustic_loop import AcousticLoop
-from .performance import Performance
-from .sight import FaceMeter, Looks
+from .face import FaceMeter, FaceTracks
+from .recorded_conversation import RecordedConversation
 
 if TYPE_CHECKING:
     from ..data.dyads import StoredDyad
@@ -103,20 +104,22 @@ def converse(
     num_steps: int | None = None,
     batch_size: int = 8,
     hears_itself: bool = False,
-) -> Iterator[Performance]:
-    """Let the agent meet the user of every dyad, closed loop; yields performances as conversations end.
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+) -> Iterator[RecordedConversation]:
+    """Let the agent meet the user of every dyad, closed loop; yields conversations as conversations end.
 
     Args:
         meter: reads the agent's face; None if nobody looks.
         seed: of all noise. The noise of a dyad depends on this and on the dyad, not on what else is run.
         num_steps: solver steps per unit; None takes the checkpoint's own.
         hears_itself: the agent's sound comes back through the user's microphone, by a room that depends on the dyad.
+        size: height and width of the black picture where nobody filmed the user; that of all dyads, if some have one.
     """
     waiting, live = iter(dyads), []
     batch: SessionBatch | None = None
     while True:
         while len(live) < batch_size and (dyad := next(waiting, None)) is not None:
-            live.append(_Conversation(pipeline, dyad, meter, seed, num_steps, hears_itself))
+            live.append(_Conversation(pipeline, dyad, meter, seed, num_steps, hears_itself, size))
             session = live[-1].session
             if batch is None:
                 batch = pipeline.open_batch(batch_size, num_steps, session.options.height, session.options.width)
@@ -129,7 +132,7 @@ def converse(
         for talk in live:
             if talk.is_over:
                 batch.leave(talk.session)
-                yield talk.performance()
+                yield talk.conversation()
         live = [talk for talk in live if not talk.is_over]
 
 
@@ -144,16 +147,18 @@ class _Conversation:
         seed: int,
         num_steps: int | None,
         hears_itself: bool,
+        size: tuple[int, int],
     ) -> None:
-        self.session = open_session(pipeline, dyad, seed + dyad.labels["seed"], num_steps)
-        self._labels, self._meter = dyad.labels, meter
-        self._loop = AcousticLoop(dyad.labels["seed"]) if hears_itself else None
+        own_seed = seed_of(dyad)
+        self.session = open_session(pipeline, dyad, seed + own_seed, num_steps, size)
+        self._key, self._labels, self._meter = dyad.key, dyad.labels, meter
+        self._loop = AcousticLoop(own_seed) if hears_itself else None
         self._delay = pipeline.streamer.config.response_delay
-        self._users = iter(split_units(dyad.user_audio, dyad.user_video))
-        self._num_left = dyad.labels["num_units"] - self._delay  # what would play after the end is not asked for
+        self._users = iter(user_units(dyad, size))
+        self._num_left = dyad.num_units - self._delay  # what would play after the end is not asked for
         self._heard: list[np.ndarray] = [np.zeros(self._delay * SAMPLES_PER_UNIT, np.float32)]
         self._texts: list[str] = [""] * self._delay
-        self._looks: list[Looks] = []
+        self._faces: list[FaceTracks] = []
         self._last_frame: Tensor | None = None
 
     @property
@@ -171,24 +176,41 @@ class _Conversation:
         if self._loop is not None:
             self._loop.play(unit.audio)
         if self._meter is not None:
-            self._looks.append(self._meter(unit.video, self._last_frame))
+            self._faces.append(self._meter(unit.video, self._last_frame))
             self._last_frame = unit.video[:, -1:].clone()
 
-    def performance(self) -> Performance:
-        looks = None
-        if self._looks:
+    def conversation(self) -> RecordedConversation:
+        face = None
+        if self._faces:
             num_frames = FRAMES_PER_UNIT * (len(self._texts) - self._delay)
-            held = Looks.joined(self._looks, num_frames + FRAMES_PER_UNIT * self._delay)
-            looks = held.delayed(FRAMES_PER_UNIT * self._delay)
-        return Performance(self._labels, np.concatenate(self._heard), self._texts, looks)
+            held = FaceTracks.joined(self._faces, num_frames + FRAMES_PER_UNIT * self._delay)
+            face = held.delayed(FRAMES_PER_UNIT * self._delay)
+        return RecordedConversation(self._key, self._labels, np.concatenate(self._heard), self._texts, face)
 
 
 def open_session(
-    pipeline: StreamerPipeline, dyad: StoredDyad, seed: int, num_steps: int | None = None
+    pipeline: StreamerPipeline,
+    dyad: StoredDyad,
+    seed: int,
+    num_steps: int | None = None,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> StreamerSession:
-    """A session for the size of the dyad's user picture."""
-    height, width = dyad.user_video.shape[2:]
+    """A session for the size of the dyad's user picture; `size` where there is none."""
+    height, width = size if dyad.user_video is None else dyad.user_video.shape[2:]
     return pipeline.open_session(seed=seed, num_inference_steps=num_steps, height=height, width=width)
+
+
+def user_units(dyad: StoredDyad, size: tuple[int, int] = (HEIGHT, WIDTH)) -> list[UserUnit]:
+    """What the user of a dyad does; black of `size` where nobody filmed."""
+    if dyad.user_video is not None:
+        return split_units(dyad.user_audio, dyad.user_video)
+    black = torch.full((3, FRAMES_PER_UNIT, *size), -1.0)
+    return [UserUnit(piece, black) for piece in dyad.user_audio.split(SAMPLES_PER_UNIT, dim=1)]
+
+
+def seed_of(dyad: StoredDyad) -> int:
+    """A number of its own for every dyad: its label "seed", or one that follows from its key."""
+    return dyad.labels.get("seed", zlib.crc32(dyad.key.encode()))
 
 
 @torch.inference_mode()
@@ -196,7 +218,7 @@ def through_vaes(pipeline: StreamerPipeline, dyad: StoredDyad, units_at_once: in
     """The recorded agent's audio (1, N) and video (3, T, H, W), encoded and rendered: what no agent can better."""
     thinker, state = pipeline.thinker, {"audio": None, "video": None, "hear": None, "see": None}
     sound, picture = [], []
-    for first in range(0, dyad.labels["num_units"], units_at_once):
+    for first in range(0, dyad.num_units, units_at_once):
         audio = dyad.agent_audio[None, :, first * SAMPLES_PER_UNIT : (first + units_at_once) * SAMPLES_PER_UNIT]
         video = dyad.agent_video[None, :, first * FRAMES_PER_UNIT : (first + units_at_once) * FRAMES_PER_UNIT]
         heard, state["hear"] = pipeline.audio_vae.encode(audio, state["hear"])

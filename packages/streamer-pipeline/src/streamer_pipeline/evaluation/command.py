@@ -10,10 +10,8 @@ from rich.console import Console
 from ..data.dyads import read_dataset_info, read_dyads
 from ..hub.placement import find_place, load_pipeline
 from .examination import Examination, Options
-from .report import tables, write_html, write_json, write_markdown
-from .scorecard import Card
-
-_PAPER_WIDTH = 170  # columns of a table that goes to a file
+from .report import print_results, write_results
+from .scorecard import ScoreCard
 
 
 def evaluate(
@@ -27,7 +25,7 @@ def evaluate(
     console: Console | None = None,
     device: str = "cpu",
     dtype: str = "float32",
-) -> Card:
+) -> ScoreCard:
     """Examine a checkpoint; print the card, and with `out` write score.json, score.md and score.html there.
 
     Args:
@@ -67,11 +65,8 @@ def evaluate(
         "device": device,
         "dtype": dtype,
     }
-    console.print(*tables(card), width=None if console.is_terminal else _PAPER_WIDTH)
+    print_results(card, console)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(card, out / "score.json")
-        write_markdown(card, out / "score.md")
-        write_html(card, out / "score.html")
+        write_results(card, out)
         console.print(f"written to {out}: score.json, score.md, score.html")
     return card

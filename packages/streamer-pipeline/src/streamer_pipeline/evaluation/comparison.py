@@ -1,4 +1,4 @@
-"""Several score cards side by side: what a replaced part did to every measure."""
+"""Score cards side by side: what a replaced part did to every measure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from .report import read_json
-from .scorecard import ROWS, Card, Row
+from .scorecard import Row, ScoreCard
 from .statistics import Score
 
-Cards = dict[str, Card]  # by the name of their column
+Cards = dict[str, ScoreCard]  # by the name of their column
 _PANELS_PER_LINE = 4
 
 
@@ -36,12 +36,15 @@ def read_cards(paths: list[Path]) -> Cards:
 
 def compared_rows(cards: Cards) -> list[Row]:
     """Those of which any card has a value."""
-    return [row for row in ROWS if any(measured(card, row).value is not None for card in cards.values())]
+    known = {row.key: row for card in reversed(cards.values()) for row in card.rows}
+    order = dict.fromkeys(row.key for card in cards.values() for row in card.rows)
+    rows = [known[key] for key in order]
+    return [row for row in rows if any(measured(card, row).value is not None for card in cards.values())]
 
 
-def measured(card: Card, row: Row) -> Score:
+def measured(card: ScoreCard, row: Row) -> Score:
     """The agent's score; of what only recordings are asked, as the VAEs' fidelity, the score of those through them."""
-    scores = (card.columns.get(column, {}).get(row.key, Score(None)) for column in ("agent", "ceiling"))
+    scores = (card.score(row.key, column) for column in ("agent", "ceiling"))
     return next((score for score in scores if score.value is not None), Score(None))
 
 
@@ -101,7 +104,7 @@ def _draw(panel: Axes, y: int, score: Score) -> None:
 def _aim(cards: Cards, row: Row) -> str:
     """Of measures whose aim is chance, what chance is where a card knows it."""
     aims = [card.aim(row) for card in cards.values()]
-    return next((aim for aim in aims if aim != row.aim), row.aim)
+    return next((aim for aim in aims if aim != "chance"), "chance")
 
 
 def _value(row: Row, score: Score) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..pipeline import StreamerPipeline
 from ..units import UNIT_MS, UserUnit, split_units
-from .closed_loop import CountingSolver, open_session, with_solver
-from .sight import FaceMeter
+from .closed_loop import CountingSolver, open_session, user_units, with_solver
+from .face import FaceMeter
 from .sound import active_pieces, decibels, levels
 from .statistics import Score
 
@@ -92,7 +92,7 @@ def live_on(
 def _endless(dyads: Callable[[], Iterable[StoredDyad]]) -> Iterator[tuple[StoredDyad, UserUnit]]:
     while True:
         for dyad in dyads():
-            yield from ((dyad, unit) for unit in split_units(dyad.user_audio, dyad.user_video))
+            yield from ((dyad, unit) for unit in user_units(dyad))
 
 
 def _note(

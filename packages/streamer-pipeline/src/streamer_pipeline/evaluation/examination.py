@@ -15,10 +15,13 @@ from . import controls
 from .answers import Ear
 from .closed_loop import CountingSolver, SeparateSolver, converse, through_vaes, with_solver, without_picture
 from .endurance import as_records, endurance_scores, live_on, mean_silent_face
+from .examiner import Examiner
+from .face import FaceMeter
 from .fidelity import Fidelity
-from .performance import Performance, copy_previous, reference, silent
-from .scorecard import Card, Examiner, Scores
-from .sight import FaceMeter, agreement
+from .recorded_conversation import RecordedConversation, copy_previous, reference, silent
+from .rows import ROWS
+from .scorecard import ScoreCard, Scores
+from .sight import DrawnFaceMeter, agreement
 from .statistics import Score, mean
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ def select(dyads: Iterable[StoredDyad], per_scenario: int, at_most: int | None =
 
 
 class Examination:
-    """Runs a checkpoint against a test set and fills a `Card`.
+    """Runs a checkpoint against a test set and fills a `ScoreCard`.
 
     Args:
         dyads: gives the test set, from its beginning, at every call.
@@ -69,15 +72,15 @@ class Examination:
 
     def __init__(self, dyads: Dyads, world: dict, options: Options, console: Console) -> None:
         self._all, self._options, self._console = dyads, options, console
-        self._meter = FaceMeter(world["agent"])
+        self._meter = DrawnFaceMeter(world["agent"])
         self._num_dyads: int | None = None  # known once all have been read
         self._references = self._look_at_recordings()
         self._num_dyads = len(self._references)
         if not self._references:
             raise ValueError("the test set is empty: check its folder and split")
-        self._performances: dict[str, list[Performance]] = {}  # of agents seen and heard on every dyad
+        self._conversations: dict[str, list[RecordedConversation]] = {}  # of agents seen and heard on every dyad
         self._examiner = Examiner(Ear(world), self._references)
-        self.card = Card(chance=self._examiner.chance, run=asdict(options))
+        self.card = ScoreCard(ROWS, chance=self._examiner.chance, run=asdict(options))
         self._fill("recordings", self._references)
         self.card.columns["recordings"] |= _means(self._agreements)
         self._fill("silent", [silent(p) for p in self._references])
@@ -86,20 +89,20 @@ class Examination:
     def _dyads(self) -> Iterator[StoredDyad]:
         return select(self._all(), self._options.per_scenario, self._num_dyads)
 
-    def _look_at_recordings(self) -> list[Performance]:
+    def _look_at_recordings(self) -> list[RecordedConversation]:
         self._agreements: list[dict[str, float]] = []
-        performances = []
+        conversations = []
         for dyad in self._track("recordings", self._dyads(), None):
-            performances.append(reference(dyad, self._meter))
+            conversations.append(reference(dyad, self._meter))
             if "motion" in dyad.labels["agent"]:
-                self._agreements.append(agreement(performances[-1].looks, dyad.labels["agent"]["motion"]))
-        return performances
+                self._agreements.append(agreement(conversations[-1].face, dyad.labels["agent"]["motion"]))
+        return conversations
 
-    def _fill(self, column: str, performances: list[Performance]) -> Scores:
-        scores = self._examiner.scores(performances)
+    def _fill(self, column: str, conversations: list[RecordedConversation]) -> Scores:
+        scores = self._examiner.scores(conversations)
         scores["answers.relative"] = self._examiner.relative(scores)
         self.card.columns[column] = scores
-        self.card.by_scenario[column] = self._examiner.by_scenario(performances)
+        self.card.by_scenario[column] = self._examiner.by_scenario(conversations)
         return scores
 
     # ---- the parts of the examination ----
@@ -108,37 +111,37 @@ class Examination:
         """The checkpoint itself, seen and heard on every dyad."""
         solver = CountingSolver(pipeline.scheduler)
         steps = self._options.num_steps if num_steps is None else num_steps
-        performances = self._converse(with_solver(pipeline, solver), column, self._dyads(), self._meter, steps)
-        self._performances[column] = performances
-        self._fill(column, performances)["cost.passes"] = Score(solver.passes_per_unit, n=solver.num_units)
+        conversations = self._converse(with_solver(pipeline, solver), column, self._dyads(), self._meter, steps)
+        self._conversations[column] = conversations
+        self._fill(column, conversations)["cost.passes"] = Score(solver.passes_per_unit, n=solver.num_units)
 
     def ceiling(self, pipeline: StreamerPipeline) -> None:
         """The recorded agent through the VAEs: the best that its latents allow, and how much they keep."""
-        fidelity, agreements, performances = Fidelity(), [], []
+        fidelity, agreements, conversations = Fidelity(), [], []
         for dyad in self._track("ceiling", self._few(), None):
             audio, video = through_vaes(pipeline, dyad)
             fidelity.add(dyad.agent_audio, audio, dyad.agent_video, video)
             recorded = reference(dyad)
-            looks = self._meter(video)
-            performances.append(Performance(dyad.labels, audio[0].numpy(), recorded.texts, looks))
+            face = self._meter(video)
+            conversations.append(RecordedConversation(dyad.key, dyad.labels, audio[0].numpy(), recorded.texts, face))
             if "motion" in dyad.labels["agent"]:
-                agreements.append(agreement(looks, dyad.labels["agent"]["motion"]))
-        scores = self._fill("ceiling", performances) | fidelity.scores()
+                agreements.append(agreement(face, dyad.labels["agent"]["motion"]))
+        scores = self._fill("ceiling", conversations) | fidelity.scores()
         self.card.columns["ceiling"] = scores | _means(agreements)
 
     def separate_denoising(self, pipeline: StreamerPipeline) -> None:
         """Sound and picture solved without each other."""
         apart = with_solver(pipeline, SeparateSolver(pipeline.scheduler))
-        performances = self._converse(apart, "separate", self._few(), self._meter, self._options.num_steps)
-        self._fill("separate", performances)
+        conversations = self._converse(apart, "separate", self._few(), self._meter, self._options.num_steps)
+        self._fill("separate", conversations)
 
     def controls(self, pipeline: StreamerPipeline) -> None:
         """Users that a fair agent must fail, in the scenarios that they concern; nobody looks at the agent."""
         blind = without_picture(pipeline)
         for column, control in CONTROLS.items():
             concerned = filter(_needs_eyes, self._dyads()) if column in _OF_SIGHT else self._few()
-            performances = self._converse(blind, column, control(concerned), None, self._options.num_steps)
-            self._fill(column, performances)
+            conversations = self._converse(blind, column, control(concerned), None, self._options.num_steps)
+            self._fill(column, conversations)
         agent = self.card.columns["agent"]
         for column in _OF_SIGHT:
             agent[f"sight.{column.split()[0]}"] = self.card.columns[column]["sight.text"]
@@ -146,12 +149,12 @@ class Examination:
     def acoustic_loop(self, pipeline: StreamerPipeline) -> None:
         """The agent's own sound in the user's microphone; beside it the same dyads of the agent's run without."""
         blind, steps = without_picture(pipeline), self._options.num_steps
-        performances = self._converse(blind, "hears itself", self._few(), None, steps, hears_itself=True)
-        seeds = {p.labels["seed"] for p in performances}
+        conversations = self._converse(blind, "hears itself", self._few(), None, steps, hears_itself=True)
+        seeds = {p.labels["seed"] for p in conversations}
         self._fill(
-            "without loop", [replace(p, looks=None) for p in self._performances["agent"] if p.labels["seed"] in seeds]
+            "without loop", [replace(p, face=None) for p in self._conversations["agent"] if p.labels["seed"] in seeds]
         )
-        scores = self._fill("hears itself", performances)
+        scores = self._fill("hears itself", conversations)
         self.card.columns["agent"] |= {
             "loop.text": scores["answers.text"],
             "loop.false_starts": scores["turns.false_starts"],
@@ -183,11 +186,11 @@ class Examination:
         meter: FaceMeter | None,
         num_steps: int | None,
         hears_itself: bool = False,
-    ) -> list[Performance]:
+    ) -> list[RecordedConversation]:
         options = self._options
         talking = converse(pipeline, dyads, meter, options.seed, num_steps, options.batch_size, hears_itself)
-        performances = self._track(what, talking, len(self._references))
-        return sorted(performances, key=lambda p: p.labels["seed"])
+        conversations = self._track(what, talking, len(self._references))
+        return sorted(conversations, key=lambda p: p.labels["seed"])
 
     def _track(self, what: str, things: Iterable, total: int | None) -> Iterator:
         columns = TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn()

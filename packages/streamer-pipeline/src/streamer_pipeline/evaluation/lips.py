@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..units import FRAME_RATE
-from .performance import Performance
+from .recorded_conversation import RecordedConversation
 from .sound import PIECE_MS, active_pieces, decibels, levels
 from .statistics import Score, lagged_correlations, mean, rate
 
@@ -35,24 +35,24 @@ def energy(wave: np.ndarray) -> np.ndarray:
     return np.maximum([decibels(value) for value in frames], _FLOOR_DB) - _FLOOR_DB
 
 
-def lip_sync(performance: Performance) -> LipSync | None:
+def lip_sync(conversation: RecordedConversation) -> LipSync | None:
     """None where there is too little speech, or nobody looked."""
-    if performance.looks is None:
+    if conversation.face is None:
         return None
-    active = active_pieces(performance.wave)
+    active = active_pieces(conversation.wave)
     speech = active[: len(active) // _PIECES_PER_FRAME * _PIECES_PER_FRAME].reshape(-1, _PIECES_PER_FRAME).any(1)
     if speech.sum() < _MIN_SPEECH:
         return None
     where = np.flatnonzero(speech)
     near = slice(max(0, where[0] - _AROUND_SPEECH), where[-1] + 1 + _AROUND_SPEECH)
-    sound, mouth = energy(performance.wave)[near], performance.looks.mouth[near]
+    sound, mouth = energy(conversation.wave)[near], conversation.face.mouth[near]
     by_lag = lagged_correlations(sound, mouth, range(-MAX_LAG, MAX_LAG + 1))
     return LipSync(int(by_lag.argmax()) - MAX_LAG, float(by_lag[MAX_LAG]))
 
 
-def lip_scores(performances: list[Performance]) -> dict[str, Score]:
+def lip_scores(conversations: list[RecordedConversation]) -> dict[str, Score]:
     """Share of clips in step within one frame, and the mean correlation at no lag."""
-    clips = [clip for p in performances if (clip := lip_sync(p)) is not None]
+    clips = [clip for p in conversations if (clip := lip_sync(p)) is not None]
     return {
         "lips.in_step": rate([abs(clip.offset) <= 1 for clip in clips]),
         "lips.zero_lag": mean([clip.zero_lag for clip in clips]),

@@ -1,4 +1,4 @@
-"""A card on paper: a table for the terminal, JSON for machines, Markdown for a README, HTML with plots for people."""
+"""A score card on paper: a table for the terminal, JSON for machines, Markdown, one HTML page with plots for people."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import base64
 import html
 import io
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich.console import Console
 from rich.table import Table
 
-from .scorecard import Card, Row, Scores
+from .plots import plots
+from .scorecard import Aim, Row, ScoreCard, Scores
 from .statistics import Score
 
 _MARKS = {True: "yes", False: "NO", None: ""}
 _FIRST = ("agent", "teacher", "recordings", "ceiling")  # beside the aims; all others are baselines and controls
+_PAPER_WIDTH = 170  # columns of a table that goes to a file
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums } h2 { margin-top: 2em }
@@ -28,31 +29,31 @@ img { max-width: 100% }
 """
 
 
-def _columns(card: Card) -> tuple[list[str], list[str]]:
+def _columns(card: ScoreCard) -> tuple[list[str], list[str]]:
     """The names of columns with aims, and of the others."""
     return [name for name in _FIRST if name in card.columns], [name for name in card.columns if name not in _FIRST]
 
 
-def _value(card: Card, row: Row, column: str) -> str:
+def _value(card: ScoreCard, row: Row, column: str) -> str:
     value = card.value(row.key, column)
     return "" if value is None else row.show(value)
 
 
-def _interval(card: Card, row: Row, column: str) -> str:
-    score = card.columns[column].get(row.key, Score(None))
+def _interval(card: ScoreCard, row: Row, column: str) -> str:
+    score = card.score(row.key, column)
     if score.value is None:
         return ""
     bounds = "" if score.low is None else f"{row.show(score.low)} .. {row.show(score.high)}, "
     return f"{bounds}n = {score.n}"
 
 
-def tables(card: Card) -> list[Table]:
-    """For the terminal: values with their intervals and aims, then baselines and controls."""
+def tables(card: ScoreCard) -> list[Table]:
+    """For the terminal: values with their intervals and aims; baselines and controls, if there are any."""
     first, others = _columns(card)
-    main = Table("measure", "agent", "95 %, n", "aim", "met", *first[1:], title="score card", title_justify="left")
+    main = Table("measure", "agent", "95 %, n", "aim", "met", *first[1:], title=card.title, title_justify="left")
     controls = Table("measure", "agent", *others, title="baselines and controls", title_justify="left")
     group = ""
-    for row in card.rows():
+    for row in card.measured_rows():
         if group and row.group != group:
             main.add_section()
         group = row.group
@@ -62,30 +63,59 @@ def tables(card: Card) -> list[Table]:
         compared = [_value(card, row, name) for name in others]
         if any(compared):
             controls.add_row(row.name, values[0], *compared)
-    return [main, controls]
+    return [table for table in (main, controls) if table.row_count]
 
 
-def write_json(card: Card, path: Path) -> None:
-    """Every score of every column with interval and n, the aims, and what was run."""
+def print_results(card: ScoreCard, console: Console) -> None:
+    """The tables; below them what has to be known, and what is missing."""
+    console.print(*tables(card), width=None if console.is_terminal else _PAPER_WIDTH)
+    for text in [*card.notes, *card.reasons()]:
+        console.print(f"- {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def write_results(card: ScoreCard, folder: Path) -> None:
+    """score.json, score.md and score.html; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(card, folder / "score.json")
+    write_markdown(card, folder / "score.md")
+    write_html(card, folder / "score.html")
+
+
+def write_json(card: ScoreCard, path: Path) -> None:
+    """Every score of every column with interval and n, the aims, what was run, and why rows are not there."""
     rows = {
         row.key: {
             "name": row.name,
+            "unit": row.unit,
+            "digits": row.digits,
             "aim": card.aim(row),
+            "aim_range": [row.aim.low, row.aim.high],
+            "by_chance": row.aim.by_chance,
             "met": card.is_met(row),
             **{name: asdict(scores[row.key]) for name, scores in card.columns.items() if row.key in scores},
         }
-        for row in card.rows()
+        for row in card.rows
+        if any(row.key in scores for scores in card.columns.values()) or row.key in card.absent
     }
     scenarios = {
         column: {name: {kind: asdict(score) for kind, score in rates.items()} for name, rates in by_name.items()}
         for column, by_name in card.by_scenario.items()
     }
-    record = {"run": card.run, "chance": card.chance, "rows": rows, "by_scenario": scenarios, "minutes": card.minutes}
+    record = {
+        "title": card.title,
+        "run": card.run,
+        "notes": card.notes,
+        "chance": card.chance,
+        "rows": rows,
+        "absent": card.absent,
+        "by_scenario": scenarios,
+        "minutes": card.minutes,
+    }
     path.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
 
 
-def read_json(path: Path) -> Card:
-    """The card that `write_json` wrote.
+def read_json(path: Path) -> ScoreCard:
+    """The score card that `write_json` wrote.
 
     Raises:
         ValueError: the file holds something else. FileNotFoundError: there is none.
@@ -101,35 +131,56 @@ def read_json(path: Path) -> Card:
             column: {name: {kind: Score(**score) for kind, score in rates.items()} for name, rates in by_name.items()}
             for column, by_name in record["by_scenario"].items()
         }
-        return Card(columns, record["chance"], scenarios, record["minutes"], record["run"])
+        return ScoreCard(
+            rows=tuple(_read_row(key, row) for key, row in record["rows"].items()),
+            columns=columns,
+            chance=record["chance"],
+            by_scenario=scenarios,
+            minutes=record["minutes"],
+            run=record["run"],
+            absent=record["absent"],
+            notes=record["notes"],
+            title=record["title"],
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a score card as `wan-streamer eval --out` writes it: {error!r}") from error
+        raise ValueError(
+            f"{path} is not a score card as `wan-streamer eval --out` of this version writes it: {error!r}"
+        ) from error
 
 
-def write_markdown(card: Card, path: Path) -> None:
-    """The main table, as a README or a model card takes it."""
+def _read_row(key: str, row: dict) -> Row:
+    return Row(key, row["name"], row["unit"], row["digits"], Aim(*row["aim_range"], row["by_chance"]))
+
+
+def write_markdown(card: ScoreCard, path: Path) -> None:
+    """The main table, as a README or a model card takes it; below it what has to be known, and what is missing."""
     names = {"teacher": "its teacher", "ceiling": "through the VAEs"}
     columns = _columns(card)[0][1:]
     lines = [["measure", "agent (95 % interval)", "aim", *(names.get(name, name) for name in columns)]]
     lines.append(["---"] * len(lines[0]))
-    for row in card.rows():
+    for row in card.measured_rows():
         value, interval = _value(card, row, "agent"), _interval(card, row, "agent")
-        measured = f"{value} ({interval})" if " .. " in interval else value
+        measured = f"{value} ({interval})" if interval else value
         lines.append([row.name, measured, card.aim(row), *(_value(card, row, name) for name in columns)])
-    path.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in lines), encoding="utf-8")
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    path.write_text(table + "".join(f"\n- {text}" for text in [*card.notes, *card.reasons()]) + "\n", encoding="utf-8")
 
 
-def write_html(card: Card, path: Path) -> None:
-    """One page that needs nothing else: tables, and plots as embedded pictures."""
+def write_html(card: ScoreCard, path: Path) -> None:
+    """One page that needs nothing else: tables, what has to be known, and plots as embedded pictures."""
     first, others = _columns(card)
     run = ", ".join(f"{name} {value}" for name, value in card.run.items() if value is not None)
-    plots = [plot(card) for plot in _PLOTS]
-    pictures = "".join(f'<img alt="{title}" src="data:image/png;base64,{_png(figure)}">' for title, figure in plots)
-    page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Score card</title><style>{_STYLE}</style>
-<h1>Score card</h1><p>{html.escape(run)}</p>
-<p>Closed loop, on synthetic dyads. Intervals are 95 %: Wilson for rates, Poisson for events, bootstrap for means and
-quantiles. The judges hear and see the agent only; &ldquo;ceiling&rdquo; is the recorded agent through the VAEs.</p>
-{_main_table(card, first)}{pictures}<h2>Baselines and controls</h2>{_baseline_table(card, others)}</html>"""
+    pictures = "".join(
+        f'<img alt="{title}" src="data:image/png;base64,{_png(figure)}">' for title, figure in plots(card)
+    )
+    notes = "".join(f"<li>{html.escape(text)}</li>" for text in [*card.notes, *card.reasons()])
+    controls = f"<h2>Baselines and controls</h2>{_baseline_table(card, others)}" if others else ""
+    title = html.escape(card.title.capitalize())
+    page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>
+<h1>{title}</h1><p>{html.escape(run)}</p>
+<p>Closed loop: the agent answers for itself, unit by unit. Intervals are 95 %: Wilson for rates, Poisson for events,
+bootstrap for means and quantiles.</p>
+{_main_table(card, first)}<ul>{notes}</ul>{pictures}{controls}</html>"""
     path.write_text(page, encoding="utf-8")
 
 
@@ -139,9 +190,9 @@ def _html_table(header: list[str], rows: list[list[str]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _main_table(card: Card, columns: list[str]) -> str:
+def _main_table(card: ScoreCard, columns: list[str]) -> str:
     rows = []
-    for row in card.rows():
+    for row in card.measured_rows():
         mark = _MARKS[card.is_met(row)]
         cells = [html.escape(_value(card, row, name)) for name in columns]
         interval = f'<span class="ci">{html.escape(_interval(card, row, "agent"))}</span>'
@@ -150,80 +201,13 @@ def _main_table(card: Card, columns: list[str]) -> str:
     return _html_table(["measure", "agent", "95 %, n", "aim", "met", *columns[1:]], rows)
 
 
-def _baseline_table(card: Card, columns: list[str]) -> str:
+def _baseline_table(card: ScoreCard, columns: list[str]) -> str:
     rows = [
         [html.escape(row.name), *(html.escape(_value(card, row, name)) for name in ["agent", *columns])]
-        for row in card.rows()
+        for row in card.measured_rows()
         if any(card.value(row.key, name) is not None for name in columns)
     ]
     return _html_table(["measure", "agent", *columns], rows)
-
-
-def _figure(height: float) -> Figure:
-    figure = Figure(figsize=(11, height), layout="constrained")
-    FigureCanvasAgg(figure)  # no global state
-    return figure
-
-
-def _plot_rates(card: Card) -> tuple[str, Figure]:
-    """Every rate of the agent with its interval, beside recordings and ceiling."""
-    rows = [row for row in card.rows() if row.show(1.0) == "100.0 %" and card.value(row.key) is not None]
-    rows = [row for row in rows if row.group != "endurance"][::-1]
-    figure = _figure(1 + 0.3 * len(rows))
-    axis = figure.subplots()
-    for y, row in enumerate(rows):
-        score = card.columns["agent"][row.key]
-        axis.plot([score.low, score.high], [y, y], color="tab:blue", linewidth=3, alpha=0.4)
-    for column, marker in {"agent": "o", "recordings": "|", "ceiling": "x", "copy previous": "."}.items():
-        points = [(card.value(row.key, column), y) for y, row in enumerate(rows)]
-        points = [point for point in points if point[0] is not None]
-        if points:
-            axis.plot(*zip(*points, strict=True), marker, label=column, markersize=8)
-    axis.set_yticks(range(len(rows)), [row.name for row in rows])
-    axis.set(xlim=(-0.02, 1.02), title="rates, with 95 % intervals of the agent")
-    axis.grid(axis="x", alpha=0.3)
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return "rates", figure
-
-
-def _plot_scenarios(card: Card) -> tuple[str, Figure]:
-    """Right answers by scenario: agent by text and sound, recordings by sound."""
-    figure = _figure(3.5)
-    axis = figure.subplots()
-    names = list(card.by_scenario["recordings"])
-    bars = {
-        "agent, words": ("agent", "text"),
-        "agent, heard": ("agent", "heard"),
-        "recordings, heard": ("recordings", "heard"),
-    }
-    for index, (label, (column, kind)) in enumerate(bars.items()):
-        rates = [card.by_scenario.get(column, {}).get(name, {}).get(kind, Score(None)).value or 0 for name in names]
-        axis.bar([x + 0.27 * (index - 1) for x in range(len(names))], rates, 0.25, label=label)
-    axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
-    axis.set(ylim=(0, 1.02), title="right answers by scenario")
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return "scenarios", figure
-
-
-def _plot_minutes(card: Card) -> tuple[str, Figure]:
-    """The long session, minute by minute."""
-    figure = _figure(3)
-    level, latents, face = figure.subplots(1, 3)
-    time = range(1, len(card.minutes) + 1)
-    level.plot(time, [m["level_db"] if m["level_db"] is not None else float("nan") for m in card.minutes], "o-")
-    for name in card.minutes[0]["latent_std"] if card.minutes else ():
-        latents.plot(time, [m["latent_std"][name] for m in card.minutes], "o-", label=f"{name}, std")
-        latents.plot(time, [m["latent_mean"][name] for m in card.minutes], "o--", label=f"{name}, mean")
-    face.plot(time, [m["face_distance"] or float("nan") for m in card.minutes], "o-")
-    level.set(xlabel="minute", title="level of speech (dBFS)")
-    latents.set(xlabel="minute", title="latents")
-    face.set(xlabel="minute", ylim=(0, None), title="distance of the silent face")
-    if card.minutes:
-        latents.legend(fontsize="small")
-    return "long session", figure
-
-
-_PLOTS: tuple[Callable[[Card], tuple[str, Figure]], ...] = (_plot_rates, _plot_scenarios, _plot_minutes)
 
 
 def _png(figure: Figure) -> str:

@@ -6,12 +6,11 @@ and brows. How well they follow the truth is measured by `agreement` on recordin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from .face import FaceTracks, motion
 from .statistics import correlation
 
 WORLD_SIZE = 192, 336  # the picture size that the boxes of a data set are stated for
@@ -27,35 +26,8 @@ _FAINT = 0.05
 _STILL = 0.02  # standard deviation of a true track that does not move
 
 
-@dataclass(frozen=True, eq=False)
-class Looks:
-    """Tracks (T,) of an agent's face at 25 fps.
-
-    mouth: height of the mouth as a share of its box. eyes: how much of the eyes is visible. motion: mean change of the
-    face's pixels since the frame before (0..1). brows: how high the brows are above the eyes, in pixels.
-    """
-
-    mouth: np.ndarray
-    eyes: np.ndarray
-    motion: np.ndarray
-    brows: np.ndarray
-
-    def delayed(self, num_frames: int) -> Looks:
-        """The same face, later: the first frame is held."""
-        tracks = {name: np.concatenate([np.repeat(x[:1], num_frames), x])[: len(x)] for name, x in vars(self).items()}
-        return Looks(**tracks)
-
-    @classmethod
-    def joined(cls, pieces: list[Looks], num_frames: int) -> Looks:
-        """Consecutive pieces, cut or held at their end to `num_frames`."""
-        tracks = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in vars(pieces[0])}
-        return cls(
-            **{name: np.pad(x, (0, max(0, num_frames - len(x))), "edge")[:num_frames] for name, x in tracks.items()}
-        )
-
-
-class FaceMeter:
-    """Reads `Looks` from frames.
+class DrawnFaceMeter:
+    """Reads `FaceTracks` from frames.
 
     Args:
         boxes: "mouth_box", "face_box", two "eye_boxes" with brows: (top, left, bottom, right) in pixels of 192x336.
@@ -72,16 +44,14 @@ class FaceMeter:
         """The face's part of frames (3, T, H, W) in [-1, 1]: (3, T, h, w) in 0..1."""
         return _crop(_at_world_size(frames), self._face)
 
-    def __call__(self, frames: Tensor, previous: Tensor | None = None) -> Looks:
+    def __call__(self, frames: Tensor, previous: Tensor | None = None) -> FaceTracks:
         """Measure frames (3, T, H, W) in [-1, 1]; `previous` (3, 1, H, W) is the frame before, if there was one."""
         frames = _at_world_size(frames)
         face = _crop(frames, self._face)
-        before = face[:, :1] if previous is None else self.face(previous)
-        change = np.abs(np.diff(np.concatenate([before, face], axis=1), axis=1)).mean(axis=(0, 2, 3))
-        return Looks(
+        return FaceTracks(
             mouth=_mouth_height(_crop(frames, self._mouth)),
             eyes=np.mean([_eye_area(_crop(frames, box)) for box in self._eyes], axis=0),
-            motion=change,
+            motion=motion(face, None if previous is None else self.face(previous)),
             brows=np.mean([_brow_height(_crop(frames, box)) for box in self._brows], axis=0),
         )
 
@@ -128,7 +98,7 @@ def _middle(weights: np.ndarray, rows: np.ndarray, otherwise: np.ndarray) -> np.
     return (weights @ rows + _FAINT * otherwise) / (weights.sum(axis=1) + _FAINT)
 
 
-def agreement(looks: Looks, motion: dict[str, list[float]]) -> dict[str, float]:
+def agreement(face: FaceTracks, drawn: dict[str, list[float]]) -> dict[str, float]:
     """r of the measured with the drawn truth, for judging the judge: mouth opening, and open eyes, where they move."""
-    truths = {"mouth": np.array(motion["mouth_open"]), "eyes": -np.array(motion["blink"])}
-    return {name: correlation(getattr(looks, name), truth) for name, truth in truths.items() if truth.std() > _STILL}
+    truths = {"mouth": np.array(drawn["mouth_open"]), "eyes": -np.array(drawn["blink"])}
+    return {name: correlation(getattr(face, name), truth) for name, truth in truths.items() if truth.std() > _STILL}

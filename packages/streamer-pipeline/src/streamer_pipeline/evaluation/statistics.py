@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 NUM_RESAMPLES = 999
 
 
@@ -24,19 +23,14 @@ class Score:
     n: int = 0
 
 
-def wilson(num_right: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a rate (Wilson 1927), which stays inside 0..1 and is sane at 0 and n of n."""
-    rate, z2 = num_right / n, _Z**2
-    middle = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * np.sqrt(rate * (1 - rate) / n + z2 / (4 * n**2))
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
-
-
 def rate(outcomes: Sequence[bool]) -> Score:
-    """The share of true outcomes."""
+    """The share of true outcomes with its score interval (Wilson 1927), which stays inside 0..1."""
+    from scipy.stats import binomtest
+
     if not outcomes:
         return Score(None)
-    return Score(sum(outcomes) / len(outcomes), *wilson(sum(outcomes), len(outcomes)), len(outcomes))
+    interval = binomtest(sum(outcomes), len(outcomes)).proportion_ci(method="wilson")
+    return Score(sum(outcomes) / len(outcomes), float(interval.low), float(interval.high), len(outcomes))
 
 
 def quantile(values: Sequence[float], q: float) -> Score:

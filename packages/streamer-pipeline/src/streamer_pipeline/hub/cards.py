@@ -75,10 +75,10 @@ def _score(path: Path | None) -> str:
 
     card = read_json(path)
     rows = []
-    for row in card.rows():
+    for row in card.measured_rows():
         value = card.value(row.key, "agent")
         if value is not None:
-            score = card.columns["agent"][row.key]
+            score = card.score(row.key)
             bounds = "" if score.low is None else f"{row.show(score.low)} .. {row.show(score.high)}"
             rows.append((row.name, row.show(value), bounds, card.aim(row)))
     ran = ", ".join(f"{name} {value}" for name, value in card.run.items() if name not in ("checkpoint", "dataset"))

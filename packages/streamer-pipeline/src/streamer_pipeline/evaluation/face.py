@@ -1,0 +1,67 @@
+"""What an agent's face does, as tracks over time, and who reads them from pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FaceTracks:
+    """Tracks (T,) at 25 fps; None where the meter does not measure it.
+
+    motion: mean change of the pixels since the frame before (0..1). mouth: how far the mouth is open, and eyes: how far
+    the eyes are, both in any unit. brows: how high the brows are above the eyes.
+    """
+
+    motion: np.ndarray
+    mouth: np.ndarray | None = None
+    eyes: np.ndarray | None = None
+    brows: np.ndarray | None = None
+
+    def delayed(self, num_frames: int) -> FaceTracks:
+        """The same face, later: the first frame is held."""
+        return self._each(lambda x: np.concatenate([np.repeat(x[:1], num_frames), x])[: len(x)])
+
+    @classmethod
+    def joined(cls, pieces: list[FaceTracks], num_frames: int) -> FaceTracks:
+        """Consecutive pieces, cut or held at their end to `num_frames`."""
+        known = [name for name, track in vars(pieces[0]).items() if track is not None]
+        whole = cls(**{name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in known})
+        return whole._each(lambda x: np.pad(x, (0, max(0, num_frames - len(x))), "edge")[:num_frames])
+
+    def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> FaceTracks:
+        return FaceTracks(**{name: None if x is None else change(x) for name, x in vars(self).items()})
+
+
+class FaceMeter(Protocol):
+    """Reads an agent's face."""
+
+    def __call__(self, frames: Tensor, previous: Tensor | None = None) -> FaceTracks:
+        """Measure frames (3, T, H, W) in [-1, 1]; `previous` (3, 1, H, W) is the frame before, if there was one."""
+        ...
+
+    def face(self, frames: Tensor) -> np.ndarray:
+        """The face's part of frames (3, T, H, W) in [-1, 1]: (3, T, h, w) in 0..1."""
+        ...
+
+
+class PictureMeter:
+    """Knows of no face: measures how the whole picture moves."""
+
+    def __call__(self, frames: Tensor, previous: Tensor | None = None) -> FaceTracks:
+        picture = self.face(frames)
+        return FaceTracks(motion=motion(picture, None if previous is None else self.face(previous)))
+
+    def face(self, frames: Tensor) -> np.ndarray:
+        return (frames.float().numpy() + 1) / 2
+
+
+def motion(frames: np.ndarray, previous: np.ndarray | None = None) -> np.ndarray:
+    """(T,) mean change of frames (3, T, h, w) since the frame before; 0 in the first where there was none."""
+    before = frames[:, :1] if previous is None else previous
+    return np.abs(np.diff(np.concatenate([before, frames], axis=1), axis=1)).mean(axis=(0, 2, 3))
