@@ -1,5 +1,6 @@
 """Score cards side by side: what was written is read again, and the command says what it cannot compare."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,16 +8,19 @@ from PIL import Image
 from streamer_pipeline.cli import app
 from streamer_pipeline.evaluation.comparison import compared_rows, measured, read_cards
 from streamer_pipeline.evaluation.report import read_json, write_json
-from streamer_pipeline.evaluation.scorecard import Card
+from streamer_pipeline.evaluation.rows import ROWS
+from streamer_pipeline.evaluation.scorecard import ScoreCard
 from streamer_pipeline.evaluation.statistics import Score, rate
 from typer.testing import CliRunner
 
 
-def card(num_right: int, psnr: float = 33.0) -> Card:
+def card(num_right: int, psnr: float = 33.0) -> ScoreCard:
     agent = {"answers.text": rate([True] * num_right + [False] * (10 - num_right)), "cost.passes": Score(4.0, n=9)}
     agent["sight.blank"] = Score(0.2, 0.1, 0.4, 10)
     scenarios = {"agent": {"color": {"text": rate([True])}}}
-    return Card({"agent": agent, "ceiling": {"media.psnr": Score(psnr, n=3)}}, 0.25, scenarios, [], {"seed": 0})
+    return ScoreCard(
+        ROWS, {"agent": agent, "ceiling": {"media.psnr": Score(psnr, n=3)}}, 0.25, scenarios, [], {"seed": 0}
+    )
 
 
 @pytest.fixture
@@ -36,7 +40,8 @@ def compare(*arguments: object):
 
 def test_a_card_that_was_written_is_read_again(tmp_path):
     write_json(card(7), tmp_path / "score.json")
-    assert read_json(tmp_path / "score.json") == card(7)
+    read = read_json(tmp_path / "score.json")
+    assert replace(read, rows=()) == replace(card(7), rows=()) and read.measured_rows() == card(7).measured_rows()
 
 
 def test_cards_stand_side_by_side(tmp_path, cards):

@@ -36,7 +36,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="split of the dyads")] = "test",
     per_scenario: Annotated[
         int | None,
-        typer.Option(min=1, help="dyads of every scenario, default 10; samples of every subset, default all"),
+        typer.Option(min=1, help="dyads of every scenario, default 10; of a benchmark's subset, default all"),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="solver steps; default the checkpoint's own")] = None,
     seed: Annotated[int, typer.Option(help="of all noise")] = 0,
@@ -63,9 +63,7 @@ def evaluate(
             check_folder(out)
         use_threads(threads)
         if (benchmark is None) != (folder is None):
-            raise ValueError(
-                "--benchmark and the FOLDER of its samples go together: --benchmark full-duplex-bench FOLDER"
-            )
+            raise ValueError("--benchmark and a FOLDER go together: CHECKPOINT --benchmark full-duplex-bench FOLDER")
         if benchmark is not None:
             with needs_extra("eval"):
                 from ..evaluation.full_duplex_bench.command import run_benchmark

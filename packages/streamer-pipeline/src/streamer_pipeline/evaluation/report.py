@@ -83,6 +83,7 @@ def write_results(card: ScoreCard, folder: Path) -> None:
 
 def write_json(card: ScoreCard, path: Path) -> None:
     """Every score of every column with interval and n, the aims, what was run, and why rows are not there."""
+    measured = card.measured_rows()
     rows = {
         row.key: {
             "name": row.name,
@@ -95,7 +96,7 @@ def write_json(card: ScoreCard, path: Path) -> None:
             **{name: asdict(scores[row.key]) for name, scores in card.columns.items() if row.key in scores},
         }
         for row in card.rows
-        if any(row.key in scores for scores in card.columns.values()) or row.key in card.absent
+        if row in measured or row.key in card.absent
     }
     scenarios = {
         column: {name: {kind: asdict(score) for kind, score in rates.items()} for name, rates in by_name.items()}
