@@ -28,7 +28,8 @@ from duplex_world.tensors import to_video
 from rich.console import Console
 from streamer_pipeline import AgentUnit, PreparedPersona, StreamerPipeline, UserUnit, split_units
 from streamer_pipeline.evaluation.report import tables, write_json
-from streamer_pipeline.evaluation.scorecard import Card, Scores
+from streamer_pipeline.evaluation.rows import ROWS
+from streamer_pipeline.evaluation.scorecard import ScoreCard, Scores
 from streamer_pipeline.evaluation.statistics import Score, quantile, rate
 from torch import Tensor
 
@@ -241,7 +242,7 @@ def main(
         "prompt.prefill": milliseconds(lambda: pipeline.prepare_persona(whole)),
         "prompt.session": milliseconds(lambda: pipeline.open_session(prompt=prepared)),
     }
-    card = Card(columns, run={"checkpoint": str(checkpoint), "users": num_users, "directed": num_directed})
+    card = ScoreCard(ROWS, columns, run={"checkpoint": str(checkpoint), "users": num_users, "directed": num_directed})
     console.print(*tables(card))
     out.mkdir(parents=True, exist_ok=True)
     write_json(card, out / "score.json")
