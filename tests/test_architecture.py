@@ -54,6 +54,50 @@ def test_imports_point_one_way(package):
                 assert set(names) <= PRIMITIVES, f"{path.relative_to(ROOT)} takes {names} from causal_vae"
 
 
+# Which folder of a package imports which of its others, also inside of functions; every folder may import the modules
+# beside the folders, and of these only those that hand a package's names on may import a folder.
+FOLDERS = {
+    "causal_vae": {"adapters": {"hub"}, "certification": set(), "hub": {"certification"}},
+    "causal_codec": {"adapters": set()},
+    "streamer_core": {"families": set()},
+    "streamer_pipeline": {
+        "checkpoints": set(),
+        "media": set(),
+        "runtime": set(),
+        "hub": {"checkpoints", "checks", "evaluation"},
+        "checks": {"checkpoints", "hub"},
+        "data": {"hub", "media"},
+        "training": {"data", "hub", "media"},
+        "evaluation": {"data", "hub", "media"},
+        "serve": {"hub", "media", "runtime"},
+        "cli": {"checkpoints", "checks", "data", "evaluation", "hub", "media", "runtime", "serve", "training"},
+    },
+}
+
+
+def folder_imports(package: str) -> set[tuple[str, str]]:
+    """(folder, folder that a module of it imports) by relative imports; "" is the package's own."""
+    root, found = ROOT / "packages" / PACKAGES[package][0] / "src" / package, set()
+    for path in sources(package):
+        inside = path.relative_to(root).parts[:-1]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = inside[: len(inside) - node.level + 1]
+                named = [node.module] if node.module else [alias.name for alias in node.names]
+                for target in ((*base, *name.split("."))[0] for name in named):
+                    found.add(("".join(inside[:1]), target if (root / target).is_dir() else ""))
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_import_one_way(package):
+    allowed, found = FOLDERS[package], folder_imports(package)
+    assert {folder for folder, _ in found if folder} <= set(allowed)
+    for folder, target in found:
+        assert not folder or target in {"", folder} | allowed[folder], f"{package}.{folder} imports {target}"
+    assert not {("", "serve"), ("", "training"), ("", "evaluation"), ("", "data")} & found
+
+
 def test_torchaudio_is_the_codecs_alone_and_lazy():
     for package in PACKAGES:
         for path in sources(package):

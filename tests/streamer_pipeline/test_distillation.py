@@ -87,11 +87,34 @@ def test_the_parallel_pass_repeats_the_rollouts_own_steps(delay, has_reference):
         torch.testing.assert_close(middle, rollout.inputs[name][:, 1], atol=1e-4, rtol=1e-4)
 
 
-def test_the_teacher_itself_with_as_many_steps_has_nothing_to_learn():
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_the_student_takes_the_steps_of_the_scheduler_that_serves_it(shift):
+    """And each phase trains on these very noise levels."""
+    module = distil(TrajectoryDistillation, num_steps=2, shift=shift)
+    batch = batch_for(module.teacher.stage2)
+    clean = module.teacher.perceive(batch)
+    given = Given(clean, batch.prompt_ids, torch.zeros(2, dtype=torch.int64))
+    noise = module.noise(clean, 1)
+    with torch.no_grad():
+        served = FlowMatchScheduler(shift=shift).solve(module.student_velocity(given), noise, 2)
+        *_, reached = module.student_trajectory(noise, given)
+        rollout = roll_out(module.streamer, given, noise, 2, shift)
+        sigma = FlowMatchScheduler.noise_levels(2, shift=shift)[:2, None].expand(2, 2, NUM_UNITS)
+        velocities = predict(
+            module.streamer, rollout.inputs, sigma, given._replace(history=replace(clean, **rollout.latents))
+        )[1]
+    for name, z in served.items():
+        torch.testing.assert_close(reached[name], z)
+        second = FlowMatchScheduler.euler_step(rollout.inputs, velocities, sigma[0, 0, 0], sigma[0, 1, 0])[name][:, 0]
+        torch.testing.assert_close(second, rollout.inputs[name][:, 1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_the_teacher_itself_with_as_many_steps_has_nothing_to_learn(shift):
     teacher = stage2()
     batch = batch_for(teacher)
     modules = [
-        distil(TrajectoryDistillation, teacher, num_steps=num_steps, guidance=guidance)
+        distil(TrajectoryDistillation, teacher, num_steps=num_steps, guidance=guidance, shift=shift)
         for num_steps, guidance in ((4, 1.0), (2, 1.0), (4, 3.0))
     ]
     for found, names in (

@@ -279,7 +279,8 @@ def test_lhotse_cuts(tmp_path):
     assert "mixed is left out" in printed
 
 
-def test_dyads_of_the_duplex_world_can_be_prepared_again(tmp_path):
+@pytest.mark.parametrize("info_file", ["dataset_info.json", "world.json"])  # the latter is of version 0.1
+def test_dyads_of_the_duplex_world_can_be_prepared_again(tmp_path, info_file):
     """Other sizes and roles; what the world says of them stays where it is still true."""
     from duplex_world.dyad import build_dyad
     from duplex_world.shards import write_shard
@@ -287,7 +288,7 @@ def test_dyads_of_the_duplex_world_can_be_prepared_again(tmp_path):
     (tmp_path / "in").mkdir()
     world = build_dyad(2_000_000, "greet")
     write_shard(tmp_path / "in" / "test-00000.tar", [world])
-    write_json(tmp_path / "in" / "dataset_info.json", {"grammar": "of the world"})
+    write_json(tmp_path / "in" / info_file, {"grammar": "of the world"})
     prepare(tmp_path / "in", tmp_path / "out", "--both-directions", "--piece-seconds", 0)
     straight, swapped = read_dyads(tmp_path / "out", "test")
     (before,) = read_dyads(tmp_path / "in", "test")

@@ -111,7 +111,7 @@ class RealTimeSession:
         self.session = session
         self._intake = LiveIntake(session.options.height, session.options.width, max_waiting_units)
         self._playout = Playout(max_ready_units)
-        self._cushion = jitter_buffer_ms / 1000
+        self._jitter_buffer = jitter_buffer_ms / 1000
         self._clock = clock or MonotonicClock()
         self._changed = threading.Condition()
         self._worker = threading.Thread(target=self._work, name="real-time-session", daemon=True)
@@ -176,7 +176,7 @@ class RealTimeSession:
                 self._wait_until(deadline, lambda: len(self._playout) > 0)
                 if not len(self._playout):
                     raise TimeoutError(f"no unit has been computed in {timeout} s; has the user's sound been pushed?")
-                self._due = clock.now() + self._cushion
+                self._due = clock.now() + self._jitter_buffer
             self._wait_until(self._due, lambda: False)
             self._due = max(self._due, clock.now() - _UNIT_SECONDS) + _UNIT_SECONDS
             was_filled = self._playout.num_fillers

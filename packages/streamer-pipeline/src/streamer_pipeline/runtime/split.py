@@ -53,7 +53,7 @@ def _reply_layout(streamer: StreamerModel) -> MessageLayout:
     )
 
 
-_OPENING_PARCEL = MessageLayout({"numbers": ((len(_OPENING),), torch.int64)})
+_OPENING_MESSAGE = MessageLayout({"numbers": ((len(_OPENING),), torch.int64)})
 
 
 @torch.inference_mode()
@@ -86,7 +86,7 @@ def perform(performer: Performer, channel: Channel, num_threads: int | None = No
 
 def _open_side(performer: Performer, channel: Channel) -> PerformerSide:
     """Receive what a conversation begins with: its numbers, and the prompt's K/V."""
-    numbers = _OPENING_PARCEL.unpack(channel.receive())["numbers"].tolist()
+    numbers = _OPENING_MESSAGE.unpack(channel.receive())["numbers"].tolist()
     opening = dict(zip(_OPENING, numbers, strict=True))
     streamer, length = performer.streamer, opening["prompt_length"]
     cache_spec = CacheSpec(
@@ -162,7 +162,7 @@ class SplitSession:
     def _send_opening(self, options: SessionOptions, kv: State, cache_spec: CacheSpec) -> None:
         streamer, length = self._session.pipeline.streamer, int(kv["prompt_length"][0])
         numbers = torch.tensor([options.seed, options.num_inference_steps, length, *cache_spec.sizes])
-        self._channel.send(_OPENING_PARCEL.pack({"numbers": numbers}))
+        self._channel.send(_OPENING_MESSAGE.pack({"numbers": numbers}))
         if length:
             prompt_kv = read_kv(kv, torch.arange(length, device=streamer.device)[None])
             self._channel.send(_context_layout(streamer, length).pack({"context_kv": prompt_kv}))
@@ -297,6 +297,6 @@ def message_nbytes(session: StreamerSession) -> int:
     """Bytes of the longest message that a session's two sides exchange."""
     streamer = session.pipeline.streamer
     length = int(session.state["thinker"]["kv"]["prompt_length"][0])
-    parcels = [_OPENING_PARCEL, _context_layout(streamer, length), _reply_layout(streamer)]
-    parcels.append(_context_layout(streamer, streamer.layout.num_context_tokens))
-    return max(parcel.nbytes for parcel in parcels)
+    layouts = [_OPENING_MESSAGE, _context_layout(streamer, length), _reply_layout(streamer)]
+    layouts.append(_context_layout(streamer, streamer.layout.num_context_tokens))
+    return max(layout.nbytes for layout in layouts)

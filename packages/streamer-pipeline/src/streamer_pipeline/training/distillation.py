@@ -79,12 +79,12 @@ def clean_samples(noisy: Latents, velocities: Latents, sigma: Tensor) -> Latents
     return {name: z - sigma[..., None, None] * velocities[name] for name, z in noisy.items()}
 
 
-def trajectory(velocity: Velocity, noise: Latents, num_steps: int) -> Iterator[Latents]:
+def trajectory(velocity: Velocity, noise: Latents, num_steps: int, shift: float = 1.0) -> Iterator[Latents]:
     """The num_steps + 1 points that `FlowMatchScheduler.solve` visits, noise first, each computed when asked for."""
     first = next(iter(noise.values()))
     latents = noise
     yield latents
-    for sigma, next_sigma in pairwise(FlowMatchScheduler.noise_levels(num_steps, first.device)):
+    for sigma, next_sigma in pairwise(FlowMatchScheduler.noise_levels(num_steps, first.device, shift)):
         velocities = velocity(latents, sigma.expand(first.shape[0]))
         latents = FlowMatchScheduler.euler_step(latents, velocities, sigma, next_sigma)
         yield latents
@@ -113,12 +113,12 @@ class Teacher:
         stage2: the training it comes from; its history noise and clock offsets go on.
         guidance: velocities are v_null + guidance (v - v_null), with v_null from a history without the agent's words
             and states (`language_dropout` of stage 2). 1 is no guidance and half the work.
-        num_steps: solver steps.
+        num_steps, shift: solver steps, and the scheduler's shift of their noise levels.
     """
 
-    def __init__(self, stage2: DuplexTraining, guidance: float, num_steps: int) -> None:
+    def __init__(self, stage2: DuplexTraining, guidance: float, num_steps: int, shift: float = 1.0) -> None:
         self.stage2 = stage2.eval().requires_grad_(False)
-        self.guidance, self.num_steps = guidance, num_steps
+        self.guidance, self.num_steps, self.shift = guidance, num_steps, shift
 
     @torch.no_grad()
     def perceive(self, batch: DuplexBatch) -> UnitStreams:
@@ -140,7 +140,7 @@ class Teacher:
     def trajectory(self, noise: Latents, given: Given) -> list[Latents]:
         """Every point from `noise` to the endpoint."""
         field = in_parallel(lambda noisy, sigma: self.velocities(noisy, sigma, given))
-        return list(trajectory(field, noise, self.num_steps))
+        return list(trajectory(field, noise, self.num_steps, self.shift))
 
 
 class Distillation(lightning.LightningModule):
@@ -152,6 +152,7 @@ class Distillation(lightning.LightningModule):
         num_steps: the student's solver steps.
         guidance, teacher_steps: see `Teacher`.
         num_copies: noises per response and clean sequence; they share the history and so come cheap.
+        shift: of the scheduler that will serve the student, so that it learns the very steps that it will take.
     """
 
     def __init__(
@@ -164,12 +165,13 @@ class Distillation(lightning.LightningModule):
         guidance: float = 1.5,
         teacher_steps: int = 8,
         num_copies: int = 2,
+        shift: float = 1.0,
         validation_names: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         if teacher_steps % num_steps:
             raise ValueError(f"teacher_steps must be a multiple of num_steps; got {teacher_steps} and {num_steps}")
-        self.streamer, self.teacher = student, Teacher(stage2, guidance, teacher_steps)
+        self.streamer, self.teacher = student, Teacher(stage2, guidance, teacher_steps, shift)
         self.save_hyperparameters(ignore=["student", "stage2"])
 
     def on_fit_start(self) -> None:
@@ -195,6 +197,14 @@ class Distillation(lightning.LightningModule):
 
     def student_velocity(self, given: Given) -> Velocity:
         return in_parallel(lambda noisy, sigma: predict(self.streamer, noisy, sigma, given)[1])
+
+    def noise_levels(self) -> Tensor:
+        """Those of the student's steps, (num_steps + 1,)."""
+        return FlowMatchScheduler.noise_levels(self.hparams.num_steps, self.device, self.hparams.shift)
+
+    def student_trajectory(self, noise: Latents, given: Given) -> Iterator[Latents]:
+        """The student's own points from `noise` to the endpoint."""
+        return trajectory(self.student_velocity(given), noise, self.hparams.num_steps, self.hparams.shift)
 
     def weights(self, batch: DuplexBatch) -> dict[str, float]:
         """Stage 2's weights of sound and picture; a picture that is not in the data has none."""
@@ -235,7 +245,7 @@ class Distillation(lightning.LightningModule):
         given = Given(clean, batch.prompt_ids, torch.zeros_like(batch.prompt_ids[:, 0]), reference)
         noise = self.noise(clean, 1, torch.Generator().manual_seed(seed))
         *_, expected = self.teacher.trajectory(noise, given)
-        *_, reached = trajectory(self.student_velocity(given), noise, self.hparams.num_steps)
+        *_, reached = self.student_trajectory(noise, given)
         terms = {}
         for name, weight in self.weights(batch).items():
             if weight:
@@ -257,16 +267,17 @@ class TrajectoryDistillation(Distillation):
         given, noise = self.given(batch, seen), self.noise(clean, h.num_copies)
         with without_gradient():
             targets = self.teacher.trajectory(noise, given)[:: self.teacher.num_steps // h.num_steps][1:]
-            starts = list(islice(trajectory(self.student_velocity(given), noise, h.num_steps), h.num_steps))
+            starts = list(islice(self.student_trajectory(noise, given), h.num_steps))
         noisy = {name: torch.cat([point[name] for point in starts], dim=1) for name in noise}
         target = {name: torch.cat([point[name] for point in targets], dim=1) for name in noise}
-        levels = FlowMatchScheduler.noise_levels(h.num_steps, self.device).repeat_interleave(h.num_copies)[:, None]
-        sigma = levels[: -h.num_copies].expand(len(batch.state), -1, batch.state.shape[1])
+        levels = self.noise_levels()
+        sigma, size = (of.repeat_interleave(h.num_copies)[:, None] for of in (levels[:-1], levels[:-1] - levels[1:]))
+        sigma, size = sigma.expand(len(batch.state), -1, batch.state.shape[1]), size[..., None, None]
         logits, velocities = predict(self.streamer, noisy, sigma, given)
-        reached = FlowMatchScheduler.euler_step(noisy, velocities, 1 / h.num_steps, 0.0)
+        reached = FlowMatchScheduler.euler_step(noisy, velocities, size, 0.0)
         terms = {
-            # A step covers 1 / num_steps of the way: scaled to the error of a whole one.
-            name: valid_mean((reached[name] - target[name]).square(), batch.valid).scaled(weight * h.num_steps**2)
+            # A step covers a part of the way: scaled to the error of a whole one.
+            name: valid_mean(((reached[name] - target[name]) / size).square(), batch.valid).scaled(weight)
             for name, weight in self.weights(batch).items()
         }
         return terms | {"text": self.text_loss(logits, clean, batch)}
@@ -283,11 +294,12 @@ class Rollout(NamedTuple):
 class RecordingSolver:
     """`FlowMatchScheduler.solve` that keeps, unit by unit, the points it visits."""
 
-    def __init__(self) -> None:
+    def __init__(self, shift: float) -> None:
+        self.shift = shift
         self.visited: list[list[Latents]] = []
 
     def solve(self, velocity: Velocity, noise: Latents, num_steps: int) -> Latents:
-        self.visited.append(list(trajectory(velocity, noise, num_steps)))
+        self.visited.append(list(trajectory(velocity, noise, num_steps, self.shift)))
         return self.visited[-1][-1]
 
     def rollout(self) -> Rollout:
@@ -297,7 +309,7 @@ class RecordingSolver:
 
 
 @torch.no_grad()
-def roll_out(streamer: StreamerModel, given: Given, noise: Latents, num_steps: int) -> Rollout:
+def roll_out(streamer: StreamerModel, given: Given, noise: Latents, num_steps: int, shift: float = 1.0) -> Rollout:
     """Answer unit by unit on the own history and in float32, by the passes that serve.
 
     Args:
@@ -308,7 +320,7 @@ def roll_out(streamer: StreamerModel, given: Given, noise: Latents, num_steps: i
     batch, num_units = told.state.shape
     prompt = given.prompt_ids, given.reference
     cache_spec = CacheSpec.for_policy(streamer.config, streamer.embed_prompt(*prompt).shape[1], num_units)
-    solver = RecordingSolver()
+    solver = RecordingSolver(shift)
     with torch.autocast(told.state.device.type, enabled=False):
         state = init_kv_state(cache_spec, batch, told.state.device)
         state = streamer.prefill(given.prompt_ids, state, cache_spec, given.reference)
@@ -361,11 +373,11 @@ class SelfForcing(Distillation):
     def losses(self, batch: DuplexBatch) -> dict[str, WeightedMean]:
         h, clean = self.hparams, self.teacher.perceive(batch)
         given, rows = self.given(batch, clean), torch.arange(len(batch.state), device=self.device)
-        rollout = roll_out(self.streamer, given, self.noise(clean, 1), h.num_steps)
+        rollout = roll_out(self.streamer, given, self.noise(clean, 1), h.num_steps, h.shift)
         given = given._replace(history=replace(clean, **rollout.latents))
         step = torch.randint(h.num_steps, (len(rows),), device=self.device)
         noisy = {name: z[rows, step][:, None] for name, z in rollout.inputs.items()}
-        levels = FlowMatchScheduler.noise_levels(h.num_steps, self.device)[step]
+        levels = self.noise_levels()[step]
         sigma = levels[:, None, None].expand(-1, 1, batch.state.shape[1])
         logits, velocities = predict(self.streamer, noisy, sigma, given)
         terms = self.match(clean_samples(noisy, velocities, sigma), given, batch)
