@@ -25,6 +25,10 @@ PRIMITIVES = {
 }
 PRIMITIVES |= {"check_fields", "take_dtype", "LOADING_OPTIONS", "refuse_unknown"}
 PRIMITIVES |= {"CheckedFiles", "StreamSpec", "execution_device"}
+WORLD = ROOT / "examples" / "duplex_world" / "duplex_world"
+SCRIPTS = sorted(path for path in (ROOT / "examples").rglob("*.py") if WORLD not in path.parents)
+LONGEST_EXAMPLE = 120  # lines
+STILL_LONGER = {"train_streamer.py"}  # the command `wan-streamer train` takes its place
 
 
 def imports(path: Path) -> list[tuple[str, list[str]]]:
@@ -122,13 +126,24 @@ def test_examples_and_tests_import_public_names_only():
 
 def test_no_example_imports_another():
     """A script can be read and copied alone: what two of them need is in a package."""
-    world = ROOT / "examples" / "duplex_world" / "duplex_world"
-    scripts = sorted(path for path in (ROOT / "examples").rglob("*.py") if world not in path.parents)
-    assert {path.parent.name for path in scripts} == {"talk", "train", "swap", "scale", "serve", "duplex_world"}
-    names = {path.stem for path in scripts}
-    for path in [*scripts, *world.rglob("*.py")]:
+    assert {path.parent.name for path in SCRIPTS} == {"talk", "train", "swap", "scale", "serve", "duplex_world"}
+    names = {path.stem for path in SCRIPTS}
+    for path in [*SCRIPTS, *WORLD.rglob("*.py")]:
         found = {module.split(".")[0] for module, _ in imports(path)} & names
         assert not found, f"{path.relative_to(ROOT)} imports the script {', '.join(found)}"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_an_example_opens_with_its_command_and_is_short(path):
+    """A sentence, then a block that runs this very file; nothing else comes before."""
+    text = path.read_text()
+    docstring = ast.get_docstring(ast.parse(text), clean=True) or ""
+    summary, _, rest = docstring.partition("\n\n")
+    block = rest.partition("\n\n")[0]
+    assert "\n" not in summary and summary.endswith((".", "?", "!"))
+    assert all(line.startswith("    ") for line in block.splitlines()), "the docstring's first block is the command"
+    assert str(path.relative_to(ROOT)) in block
+    assert len(text.splitlines()) <= LONGEST_EXAMPLE or path.name in STILL_LONGER
 
 
 def test_packages_know_no_example():

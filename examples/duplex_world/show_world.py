@@ -1,6 +1,8 @@
 """Look at one synthetic dyad: a contact sheet and a movie (agent left, user right, for eye and ear).
 
-python examples/duplex_world/show_world.py runs/world --seed 7 --scenario object
+    python examples/duplex_world/show_world.py runs/world --seed 7 --scenario object
+
+Writes a contact sheet and a film of both sides, and the labels of the dyad as JSON.
 """
 
 import json

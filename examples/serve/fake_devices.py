@@ -1,7 +1,9 @@
 """Make a recording into what Chromium takes for a camera and a microphone, to use the live page without either.
 
-python examples/serve/fake_devices.py demo/recording.mp4 runs/devices
-chromium $(cat runs/devices/flags) http://localhost:8080
+    python examples/serve/fake_devices.py demo/recording.mp4 runs/devices
+    chromium $(cat runs/devices/flags) http://localhost:8080
+
+Writes `camera.y4m`, `microphone.wav` and the flags that make Chromium play both, again and again.
 """
 
 import wave

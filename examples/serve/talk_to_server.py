@@ -1,7 +1,9 @@
 """Let a recording talk to a live server, print what the agent says and keep how it looked and sounded.
 
-wan-streamer serve &
-python examples/serve/talk_to_server.py http://127.0.0.1:8080 demo/recording.mp4 --output agent.mp4
+    wan-streamer serve &
+    python examples/serve/talk_to_server.py http://127.0.0.1:8080 demo/recording.mp4 --output agent.mp4
+
+The recording plays in real time, as a browser would send it.
 """
 
 import asyncio

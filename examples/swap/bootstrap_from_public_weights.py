@@ -25,17 +25,12 @@ from rich.console import Console
 from rich.table import Table
 from streamer_core import FlowMatchScheduler, StreamerModel, StreamerTokenizer
 from streamer_pipeline import StreamerPipeline
+from streamer_pipeline.checks.fit import streamer_fields
 from torch import nn
 from transformers import AutoTokenizer, logging
 
-SAMPLES_PER_UNIT = 3840
-PARTS = {
-    "streamer": "qwen3",
-    "video_vae": "wan_vae",
-    "audio_vae": "mimi",
-    "audio_encoder": "voxtral",
-    "video_encoder": "siglip2",
-}
+PARTS = {"streamer": "qwen3", "video_vae": "wan_vae", "audio_vae": "mimi"}
+PARTS |= {"audio_encoder": "voxtral", "video_encoder": "siglip2"}
 NEW_IN_AN_ENCODER = ("project.", "norm.")
 KEPT_FROM_QWEN3 = ("model.", "lm_head.")
 
@@ -45,66 +40,27 @@ def smallest_patch(side: int) -> int:
     return next(size for size in range(2, side + 1) if side % size == 0)
 
 
-def build_streamer(
-    qwen3: str,
-    tokenizer: StreamerTokenizer,
-    senses: tuple[VoxtralAudioEncoder, SiglipVideoEncoder],
-    audio_vae: MimiAudioVAE,
-    video_vae: WanVideoVAE,
-    size: tuple[int, int],
-) -> StreamerModel:
-    """Qwen3 with a unit layout that fits the other parts; all that Qwen3 lacks is new."""
-    hearing, seeing = (sense.config for sense in senses)
-    rows, columns = (side // video_vae.spatial_stride for side in size)
-    return StreamerModel.from_qwen3(
-        qwen3,
-        tokenizer,
-        perception_dim=hearing.output_dim,
-        user_audio_tokens=hearing.tokens_per_unit,
-        user_video_tokens=seeing.tokens_per_unit,
-        user_text_slots=4,
-        agent_text_slots=4,
-        audio_latents_per_unit=SAMPLES_PER_UNIT // audio_vae.samples_per_latent,
-        audio_latent_channels=audio_vae.config.latent_channels,
-        audio_patch_size=1,
-        video_latent_channels=video_vae.config.z_dim,
-        video_latent_height=rows,
-        video_latent_width=columns,
-        video_patch_height=smallest_patch(rows),
-        video_patch_width=smallest_patch(columns),
-        dtype="float32",
-    )
-
-
-def assemble(
-    sources: dict[str, str], size: tuple[int, int], perception_dim: int, train_senses: bool
-) -> StreamerPipeline:
+def assemble(sources: dict[str, str], size: tuple[int, int], width: int, train_senses: bool) -> StreamerPipeline:
     """The pipeline of the parts in `sources`: what is public is frozen, but for the Transformer and `train_senses`."""
     tokenizer = StreamerTokenizer.extend(AutoTokenizer.from_pretrained(sources["qwen3"]))
     # The hub's Wan repositories hold a whole diffusers pipeline, the VAE in a folder of its own.
     is_folder = (Path(sources["wan_vae"]) / "config.json").is_file()
     video_vae = WanVideoVAE.from_pretrained(sources["wan_vae"], **({} if is_folder else {"subfolder": "vae"}))
     audio_vae = MimiAudioVAE.from_pretrained(sources["mimi"])
-    senses = (
-        VoxtralAudioEncoder.from_voxtral(sources["voxtral"], output_dim=perception_dim),
-        SiglipVideoEncoder.from_siglip2(
-            sources["siglip2"], output_dim=perception_dim, image_height=size[0], image_width=size[1]
-        ),
+    ears = VoxtralAudioEncoder.from_voxtral(sources["voxtral"], output_dim=width)
+    eyes = SiglipVideoEncoder.from_siglip2(
+        sources["siglip2"], output_dim=width, image_height=size[0], image_width=size[1]
     )
-    pipeline = StreamerPipeline(
-        streamer=build_streamer(sources["qwen3"], tokenizer, senses, audio_vae, video_vae, size),
-        tokenizer=tokenizer,
-        scheduler=FlowMatchScheduler(),
-        audio_encoder=senses[0],
-        video_encoder=senses[1],
-        audio_vae=audio_vae,
-        video_vae=video_vae,
-    )
+    parts = {"audio_encoder": ears, "video_encoder": eyes, "audio_vae": audio_vae, "video_vae": video_vae}
+    fields = streamer_fields(parts, *size)
+    fields |= {f"video_patch_{side}": smallest_patch(fields[f"video_latent_{side}"]) for side in ("height", "width")}
+    slots = {"user_text_slots": 4, "agent_text_slots": 4, "audio_patch_size": 1}
+    streamer = StreamerModel.from_qwen3(sources["qwen3"], tokenizer, dtype="float32", **fields, **slots)
     for part in (audio_vae, video_vae):
         part.requires_grad_(False)
-    for sense in senses:
+    for sense in (ears, eyes):
         sense.tower.requires_grad_(train_senses)
-    return pipeline
+    return StreamerPipeline(streamer=streamer, tokenizer=tokenizer, scheduler=FlowMatchScheduler(), **parts)
 
 
 def count(part: nn.Module, name: str) -> tuple[int, int, int]:
@@ -134,8 +90,7 @@ def report(pipeline: StreamerPipeline, given: dict[str, str | None], size: tuple
     layout = pipeline.streamer.layout
     counts = ", ".join(f"{name} {number}" for name, number in layout.counts.items())
     console.print(f"tokens per unit of 160 ms: {layout.num_tokens} ({counts})")
-    held = pipeline.session_nbytes(height=size[0], width=size[1])
-    history = 2 * pipeline.cache_spec().nbytes()
+    held, history = pipeline.session_nbytes(height=size[0], width=size[1]), 2 * pipeline.cache_spec().nbytes()
     console.print(f"bytes per session: {held:,} ({history:,} of history; the rest are states of encoders and decoders)")
 
 

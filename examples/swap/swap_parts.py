@@ -14,13 +14,9 @@ from typing import Annotated
 import torch
 import typer
 from causal_vae import CausalVideoVAE
-from duplex_world.agent_voice import AgentVoice
-from duplex_world.dyad import build_dyad
 from duplex_world.latent_adapters import train_adapters, with_latents_of
 from duplex_world.linear_video import EigenpictureVAE, LinearVideoDecoder
-from duplex_world.render import render_frames
-from duplex_world.scenarios import SCENARIOS
-from duplex_world.tensors import to_video
+from duplex_world.media_batches import agent_clips
 from rich.console import Console
 from streamer_core import FlowMatchScheduler, StreamerModel, UniPCFlowScheduler
 from streamer_core.scheduler import SchedulerMixin
@@ -30,7 +26,6 @@ from streamer_pipeline.evaluation.examination import Examination, Options
 from streamer_pipeline.evaluation.report import write_json
 from torch import Tensor
 
-CLIP_FRAMES = 16
 console = Console()
 
 
@@ -69,19 +64,6 @@ def another_vae(checkpoint: Path, clips: list[Tensor], num_dyads: int, num_steps
 
 
 # ---- scoring ----
-
-
-def agent_clips(num_clips: int, size: tuple[int, int]) -> list[Tensor]:
-    """Clips (1, 3, 16, H, W) of the agent, from conversations of every kind."""
-    voice, clips = AgentVoice(), []
-    for seed, scenario in enumerate([*SCENARIOS] * num_clips):
-        dyad = build_dyad(seed, scenario, voice)
-        for start in range(0, 4 * dyad.num_units - CLIP_FRAMES, 3 * CLIP_FRAMES):
-            frames = render_frames(dyad.agent_motion, dyad.agent_identity, size, slice(start, start + CLIP_FRAMES))
-            clips.append(to_video(frames)[None])
-            if len(clips) == num_clips:
-                return clips
-    return clips
 
 
 def score(pipeline: StreamerPipeline, dataset: Path, num_dyads: int, card: Path) -> Path:

@@ -18,96 +18,15 @@ from typing import Annotated
 import torch
 import typer
 from causal_codec import CausalAudioEncoder, CausalVideoEncoder, SpeechEmbeddingAudioEncoder
-from causal_vae.training import adamw_with_cosine, build_trainer, fit
-from duplex_world.conversations import Conversations, Dyads, Mixture, units_of
-from streamer_core import StreamerModel, StreamerTokenizer, UnitStreams
+from causal_vae.training import build_trainer, fit
+from duplex_world.conversations import Mixture
+from duplex_world.hearing import EarTraining, Heard, WatchedDyads
+from streamer_core import StreamerModel, StreamerTokenizer
 from streamer_pipeline import StreamerPipeline
-from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 TASKS = {"hearing": 0.4, "words": 0.6}
 VALIDATION_BATCHES = 8
-_REFRESH_EVERY = 100  # batches
-_ANSWER_UNITS = 12  # after the user's last word: so much of the answer shows what was understood
-
-
-class WatchedDyads(Dyads):
-    """Stored dyads whose looks were taken in already: `user_frames` are the video encoder's tokens (U, tokens, dim)."""
-
-    def __init__(self, folder: Path, video_encoder: CausalVideoEncoder) -> None:
-        self._look = video_encoder.eval().forward_frames
-        super().__init__([folder], with_latents=False)
-
-    @torch.no_grad()
-    def _kept(self, dyad: dict[str, Tensor]) -> dict[str, Tensor]:
-        frames = dyad["user_frames"].float().div_(127.5).sub_(1)
-        tokens, _ = self._look(frames.transpose(0, 1)[None])
-        return dyad | {"user_frames": tokens[0].unflatten(0, (len(frames), -1)).half()}
-
-
-class Spellable(Dyads):
-    """Those of some dyads whose users say only words that are one token each: the others were never written by ear."""
-
-    def __init__(self, dyads: Dyads, tokenizer: StreamerTokenizer) -> None:
-        self._all, self._checked, self._tokenizer = dyads, 0, tokenizer
-        self._dyads = []
-        self.refresh()
-
-    def refresh(self) -> None:
-        first = {
-            i for i, piece in enumerate(map(self._tokenizer.decode, range(len(self._tokenizer)))) if piece[:1] == " "
-        }
-        first.add(self._tokenizer.pad_token_id)
-        for index in range(self._checked, len(self._all)):
-            if first.issuperset(self._all[index]["user_heard"].flatten().tolist()):
-                self._dyads.append(self._all[index])
-        self._checked = len(self._all)
-
-
-class Heard(Conversations):
-    """Windows of "hearing" and "words" whose pictures are tokens already."""
-
-    def __init__(self, dyads: Dyads, tokenizer: StreamerTokenizer, **shape: object) -> None:
-        super().__init__(dyads, None, tokenizer, **shape)
-        self.spellable = Spellable(dyads, tokenizer)
-
-    def draw(self, step: int, rank: int) -> DuplexBatch:
-        if step % _REFRESH_EVERY == 0:
-            self.dyads.refresh()
-            self.spellable.refresh()
-        return super().draw(step, rank)
-
-    def _window(self, source: Dyads, task: str) -> dict[str, Tensor]:
-        return super()._window(self.spellable if task == "hearing" else source, task)
-
-    def _cut(self, dyad: dict[str, Tensor], task: str) -> dict[str, Tensor]:
-        """Nothing of what comes long before or after the user speaks: no ear learns from it."""
-        if task == "hearing":
-            return super()._cut(dyad, task)
-        heard = (dyad["user_heard"] != self.tokenizer.pad_token_id).any(1).nonzero()[:, 0]
-        if not len(heard):
-            return units_of(dyad, 0, 9)
-        return units_of(dyad, max(0, int(heard[0]) - 6), min(len(dyad["state"]), int(heard[-1]) + _ANSWER_UNITS))
-
-    def _pictures(self, frames: Tensor) -> Tensor:
-        return frames.float()
-
-
-class EarTraining(DuplexTraining):
-    """Only the audio encoder learns; `user_frames` of a batch are video tokens (B, tokens, K, dim)."""
-
-    def streams(self, batch: DuplexBatch) -> UnitStreams:
-        tokens, _ = self.audio_encoder(batch.user_audio)
-        tokens = tokens.unflatten(1, (batch.state.shape[1], -1))
-        seen = batch.user_frames.transpose(1, 2)
-        return UnitStreams(batch.user_text, tokens, seen, batch.state, batch.agent_text, None, None)
-
-    def configure_optimizers(self) -> dict:
-        h = self.hparams
-        return adamw_with_cosine(
-            self.audio_encoder.parameters(), h.learning_rate, h.max_steps, betas=(0.9, 0.98), weight_decay=0.01
-        )
 
 
 def frozen(part: StreamerModel | CausalVideoEncoder) -> StreamerModel | CausalVideoEncoder:

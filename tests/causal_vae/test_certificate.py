@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from causal_vae import CausalAudioVAE, CausalConv1d, Certificate, certify
+from causal_vae import CausalAudioVAE, CausalConv1d, Certificate, certify, compare_certificates
 from causal_vae.testing import check_causal, check_streaming
 from streamer_core import CacheSpec
 from streamer_pipeline.checks.certification import CoreStream, certify_checkpoint
@@ -60,6 +60,18 @@ def test_a_certificate_survives_json_and_says_what_broke():
     assert not certificate.passed and "| forward | state layout |" in certificate.table
     with pytest.raises(ValueError, match="not a certificate"):
         Certificate.from_json("{}")
+
+
+def test_certificates_lie_side_by_side():
+    """A row per law, a column per part; only the law that a part breaks is marked, and only in its column."""
+    columns = {"sound": examine(next(iter(SOUND.values()))), "grows": examine(MUTANTS["StateGrows"])}
+    header, _, *lines = compare_certificates(columns).splitlines()
+    assert header == "| law | sound | grows |"
+    cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:4]] for line in lines}
+    assert cells.keys() == {row.finding.law for row in columns["sound"].rows}
+    assert not any("**no**" in sound for sound, _ in cells.values())
+    assert {law for law, (_, grown) in cells.items() if grown.startswith("**no**")} == columns["grows"].broken
+    assert len(columns["grows"].broken) < len(cells)
 
 
 def test_an_example_that_is_too_small_is_refused():

@@ -11,6 +11,8 @@ from duplex_world.agent_voice import AgentVoice
 from duplex_world.conversations import Dyads, Mixture, collate
 from duplex_world.dyad import build_dyad
 from duplex_world.persona_dyads import PersonaConversations, agent_clip, with_behaviors
+from duplex_world.persona_judge import PersonaJudge
+from duplex_world.persona_scores import following
 from duplex_world.personas import PERSONAS
 from duplex_world.stages import new_parts
 from duplex_world.training_tensors import build_tokenizer
@@ -118,7 +120,7 @@ def test_language_windows_have_the_same_prompt(data):
 
 
 def test_judges_see_who_it_is_and_what_it_does(voice):
-    judge = score_personas.Judge()
+    judge = PersonaJudge()
     dyad = build_dyad(2_000_003, "directed", voice)
     words = [""] * dyad.num_units
     for behavior in dyad.agent_behaviors:
@@ -126,9 +128,9 @@ def test_judges_see_who_it_is_and_what_it_does(voice):
     for name in PERSONAS:
         clip = agent_clip(dyad, name, slice(0, dyad.num_units))[0]
         assert judge.face(clip) == name
-        assert all(said and done for _, said, done, _ in score_personas.following(judge, dyad, name, clip, words))
+        assert all(said and done for _, said, done, _ in following(judge, dyad, name, clip, words))
         still = clip[:, :1].expand(-1, clip.shape[1], -1, -1)
-        nothing = score_personas.following(judge, dyad, name, still, [""] * dyad.num_units)
+        nothing = following(judge, dyad, name, still, [""] * dyad.num_units)
         assert not any(said or done for _, said, done, _ in nothing)
     spoken = build_dyad(2_000_000, "greet", voice).agent_audio
     assert all(judge.voice(persona.voice(spoken), spoken) == name for name, persona in PERSONAS.items())

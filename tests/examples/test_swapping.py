@@ -13,6 +13,7 @@ from duplex_world import AgentVoice, agent_jsgf, build_dyad, face_box, mouth_box
 from duplex_world.face import eye_boxes
 from duplex_world.latent_adapters import train_adapters, with_latents_of
 from duplex_world.linear_video import EigenpictureVAE, LinearVideoDecoder
+from duplex_world.media_batches import agent_clips
 from duplex_world.shards import write_shard
 from duplex_world.speech_judge import SpeechJudge, reference_thresholds
 from streamer_core import FlowMatchScheduler, StreamerModel, UniPCFlowScheduler
@@ -39,7 +40,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips():
-    return swap_parts.agent_clips(6, PICTURE)
+    return agent_clips(6, PICTURE)
 
 
 @pytest.fixture(scope="module")

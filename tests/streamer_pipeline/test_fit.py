@@ -18,6 +18,7 @@ from causal_vae import CausalAudioVAE, CausalVideoVAE, MimiAudioVAE, StreamSpec,
 from diffusers import AutoencoderKL, DDIMScheduler
 from streamer_core import StreamerConfig, StreamerModel, StreamerTokenizer
 from streamer_pipeline import StreamerPipeline
+from streamer_pipeline.checks.fit import streamer_fields
 from tiny_parts import open_session, random_units, tiny_pipeline
 from transformers import pipeline as transformers_function
 
@@ -254,3 +255,19 @@ def test_a_pipeline_of_something_else_is_refused(whole):
 def test_components_are_the_parts_alone(whole):
     """As in diffusers: what is configured beside them is not among them."""
     assert StreamerPipeline(**whole.components).config.num_inference_steps == 4 != whole.config.num_inference_steps
+
+
+def test_the_parts_say_what_streamer_fits_them():
+    """Without a number of its own: a streamer built from the fields is one that the same parts accept."""
+    parts = tiny_pipeline().components
+    media = {name: parts[name] for name in ("audio_encoder", "video_encoder", "audio_vae", "video_vae")}
+    fields = streamer_fields(media, 48, 96)
+    side = parts["video_vae"].spatial_stride
+    assert (fields["video_latent_height"], fields["video_latent_width"]) == (48 // side, 96 // side)
+    streamer = tiny_streamer(**fields, video_patch_height=1)
+    StreamerPipeline(**parts | {"streamer": streamer})
+    assert fields.items() <= streamer.config.to_dict().items()
+    with pytest.raises(ValueError, match=f"a multiple of {side} pixels"):
+        streamer_fields(media, 50, 96)
+    with pytest.raises(ValueError, match=r"video_encoder has perception_dim 24, audio_encoder has 16: no streamer"):
+        streamer_fields(media | {"video_encoder": eyes(output_dim=24)}, 48, 96)

@@ -15,11 +15,13 @@ from .face import eye_boxes, face_box, mouth_box
 from .grammar import USER_PHRASINGS
 from .real_media import real_prompts
 from .render import render_frames
+from .scenarios import SCENARIOS
 from .shapes import Tracks
 from .splits import USER_VOICES
 from .tensors import to_video
 
 MOUTH_WEIGHT, EYE_WEIGHT = 24.0, 12.0
+CLIP_FRAMES = 16
 
 
 def speech_sources() -> list[tuple[float, np.ndarray]]:
@@ -108,3 +110,16 @@ class TalkingHeads(EndlessBatches):
         else:
             start = int(random.integers(len(motion["mouth_open"]) - self.num_frames))
         return to_video(render_frames(motion, identity, frames=slice(start, start + self.num_frames)))
+
+
+def agent_clips(num_clips: int, size: tuple[int, int]) -> list[Tensor]:
+    """Clips (1, 3, 16, H, W) of the agent, from conversations of every kind."""
+    voice, clips = agent_voice(), []
+    for seed, scenario in enumerate([*SCENARIOS] * num_clips):
+        dyad = build_dyad(seed, scenario, voice)
+        for start in range(0, 4 * dyad.num_units - CLIP_FRAMES, 3 * CLIP_FRAMES):
+            frames = render_frames(dyad.agent_motion, dyad.agent_identity, size, slice(start, start + CLIP_FRAMES))
+            clips.append(to_video(frames)[None])
+            if len(clips) == num_clips:
+                return clips
+    return clips

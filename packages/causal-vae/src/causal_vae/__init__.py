@@ -7,6 +7,7 @@ from .adapters.wan import WanVideoVAE
 from .attention import SlidingWindowAttention
 from .audio_vae import AudioDecoder, CausalAudioVAE, CausalConvNeXt
 from .certification.certificate import Certificate, certify
+from .certification.comparison import compare_certificates
 from .config_fields import check_fields
 from .distributions import DiagonalGaussian
 from .hub.cards import ModelCardMixin
@@ -60,6 +61,7 @@ __all__ = [
     "certify",
     "check_fields",
     "clone_state",
+    "compare_certificates",
     "execution_device",
     "flatten_state",
     "index_state",

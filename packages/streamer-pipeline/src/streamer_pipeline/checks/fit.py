@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
@@ -16,6 +17,10 @@ from ..units import FRAMES_PER_UNIT, SAMPLE_RATE
 CLOCK = StreamSpec(sample_rate=SAMPLE_RATE, frames_per_unit=FRAMES_PER_UNIT, frames_per_latent=FRAMES_PER_UNIT)
 
 KINDS = ("audio", "video")
+_STREAMER_FIELDS = (
+    *("user_audio_tokens", "user_video_tokens", "perception_dim", "audio_latents_per_unit", "audio_latent_channels"),
+    *("video_latent_channels", "video_latent_height", "video_latent_width"),
+)
 _STREAMING = ("stride", "upsample", "chunk_shape", "init_state", "forward")
 CONTRACT = {
     "streamer": ("prefill", "step", "embed_user", "embed_language", "embed_response", "velocities"),
@@ -64,6 +69,33 @@ def check_fit(parts: Mapping[str, Any]) -> None:
                 f"streamer trained on it"
             )
     _check_tokenizer(parts["tokenizer"], parts["streamer"])
+
+
+def streamer_fields(parts: Mapping[str, Any], height: int, width: int) -> dict[str, int]:
+    """Fields of a `StreamerConfig` that fit these encoders and VAEs, for pictures of `height` x `width` pixels.
+
+    How many latents make a token (`audio_patch_size`, `video_patch_height`, `video_patch_width`) is left to choose.
+
+    Args:
+        parts: by the names that a pipeline gives them.
+
+    Raises:
+        ValueError: two parts differ in a number that both declare, or pictures of this size are no whole latent grid.
+    """
+    told: dict[str, tuple[int, str]] = {}
+    for name, part in parts.items():
+        for field, value in asdict(spec_of(name, part)).items():
+            if value is None:
+                continue
+            known, teller = told.setdefault(field, (value, name))
+            if known != value:
+                raise ValueError(f"{name} has {field} {value}, {teller} has {known}: no streamer fits both")
+    found = {field: value for field, (value, _) in told.items()}
+    if (side := found.get("pixels_per_cell")) is not None:
+        if height % side or width % side:
+            raise ValueError(f"pictures are a multiple of {side} pixels high and wide; got {height} x {width}")
+        found = {"video_latent_height": height // side, "video_latent_width": width // side} | found
+    return {field: value for field, value in found.items() if field in _STREAMER_FIELDS}
 
 
 def spec_of(name: str, part: Any) -> StreamSpec:
