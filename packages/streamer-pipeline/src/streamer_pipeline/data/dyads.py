@@ -51,13 +51,22 @@ class StoredDyad:
         return self.user_audio.shape[1] // SAMPLES_PER_UNIT
 
 
+def _dataset_info_file(source: str | Path) -> Path | None:
+    return _dataset_file(source, DATASET_INFO_FILE) or _dataset_file(source, _OLD_INFO_FILE)
+
+
+def has_dataset_info(source: str | Path) -> bool:
+    """Whether `read_dataset_info` finds something to read."""
+    return _dataset_info_file(source) is not None
+
+
 def read_dataset_info(source: str | Path) -> dict:
     """What `dataset_info.json` of a source says; `world.json`, its name in version 0.1, is read as well.
 
     Raises:
         ValueError: there is no such source, it has no such file, or the file is damaged.
     """
-    path = _dataset_file(source, DATASET_INFO_FILE) or _dataset_file(source, _OLD_INFO_FILE)
+    path = _dataset_info_file(source)
     if path is None:
         raise ValueError(f"{source} has no {DATASET_INFO_FILE}; make a data set with `wan-streamer prepare`")
     try:

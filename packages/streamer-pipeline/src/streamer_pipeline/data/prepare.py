@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..clock import FRAME_RATE, SAMPLE_RATE, UNIT_MS
 from .build import BuildOptions, BuiltDyad, build_dyads
 from .dataset_card import CARD_FILE, dataset_card
-from .dyads import DATASET_INFO_FILE, read_dataset_info
+from .dyads import DATASET_INFO_FILE, has_dataset_info, read_dataset_info
 from .importers import FORMATS, detect_format
 from .importers.conversation import Conversation, ShardMember, Skipped
 from .shards import write_shard
@@ -107,7 +107,7 @@ def prepare(source: Path, out: Path, options: PrepareOptions, console: Console |
             f"the first: {skipped[0].reason}"
         )
     info = _describe(name, dyads, skipped, options)
-    if name == "dyads" and (source / DATASET_INFO_FILE).exists():
+    if name == "dyads" and has_dataset_info(source):
         info = read_dataset_info(source) | info
     (out / DATASET_INFO_FILE).write_text(json.dumps(info, indent=1), encoding="utf-8")
     (out / CARD_FILE).write_text(dataset_card(info, options.license), encoding="utf-8")
