@@ -28,15 +28,15 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from duplex_world.demo_user import synthetic_user
 from playwright.async_api import Page, async_playwright
 from rich.console import Console
 from rich.table import Table
 from streamer_pipeline import UNIT_MS, split_units
 
-sys.path.extend(str(Path(__file__).parents[1] / "examples" / folder) for folder in ("serve", "talk"))
+sys.path.append(str(Path(__file__).parents[1] / "examples" / "serve"))
 
 from fake_devices import write_devices
-from make_demo_recording import synthetic_user
 
 WINDOW_SAMPLES, CLOCK_RATE = 512, 48_000
 WINDOW_MS = 1000 * WINDOW_SAMPLES / CLOCK_RATE

@@ -14,11 +14,11 @@ from typing import Annotated
 import torch
 import typer
 from causal_vae import CausalVideoVAE
-from duplex_world.latent_adapters import train_adapters, with_latents_of
+from duplex_world.latent_adapters import train_adapters
 from duplex_world.linear_video import EigenpictureVAE, LinearVideoDecoder
 from duplex_world.media_batches import agent_clips
 from rich.console import Console
-from streamer_core import FlowMatchScheduler, StreamerModel, UniPCFlowScheduler
+from streamer_core import FlowMatchScheduler, StreamerModel, UniPCFlowScheduler, with_video_latents
 from streamer_core.scheduler import SchedulerMixin
 from streamer_pipeline import StreamerPipeline, bundled_checkpoint, read_dataset_info, read_dyads
 from streamer_pipeline.evaluation.comparison import comparison_table, read_cards, write_comparison
@@ -57,7 +57,8 @@ def another_solver(checkpoint: Path, solver: SchedulerMixin, num_steps: int) -> 
 def another_vae(checkpoint: Path, clips: list[Tensor], num_dyads: int, num_steps: int) -> StreamerPipeline:
     """(d) The whole video VAE, with latents of another size: only the layers that take and give them are trained."""
     vae = EigenpictureVAE(latent_channels=12, grid=(8, 7), picture_size=tuple(clips[0].shape[3:])).fit(clips)
-    streamer = with_latents_of(vae, StreamerModel.from_pretrained(checkpoint / "streamer", dtype=torch.float32))
+    streamer = StreamerModel.from_pretrained(checkpoint / "streamer", dtype=torch.float32)
+    streamer = with_video_latents(streamer, vae.config.latent_channels, *vae.config.grid)
     pipeline = StreamerPipeline.from_pretrained(checkpoint, streamer=streamer, video_vae=vae, video_decoder=None)
     train_adapters(pipeline, num_dyads, num_steps)
     return pipeline

@@ -12,40 +12,14 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from duplex_world.agent_voice import AgentVoice
 from duplex_world.clock import FRAME_RATE, SAMPLE_RATE
-from duplex_world.dyad import Dyad, build_dyad
+from duplex_world.demo_user import synthetic_user
 from duplex_world.movie import write_movie
 from duplex_world.real_media import FACE_CLIPS, face_clip, load_clip, real_prompt
-from duplex_world.render import render_frames
-from duplex_world.splits import SPLIT_SIZE, SPLITS
 
 SCENES = "greet object fingers recall interrupt wave bye"
 PROMPTS = ("hello-world", "dir-welcome", "queue-thankyou", "vm-goodbye")
 _FIRST_AT, _SPEECH_PEAK, _ROOM_NOISE = 1.2, 0.5, 3e-4
-
-
-def same_user(scenes: list[str]) -> list[Dyad]:
-    """One test dyad per scene, all with the voice of the first."""
-    voice, dyads, seed = AgentVoice(), [], SPLIT_SIZE * SPLITS.index("test")
-    for scene in scenes:
-        while True:
-            seed += 1
-            dyad = build_dyad(seed, scene, voice)
-            if not dyads or dyad.user_voice == dyads[0].user_voice:
-                dyads.append(dyad)
-                break
-    return dyads
-
-
-def synthetic_user(scenes: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Frames, sound `(num_samples, 1)` and a line of text for each thing said, of one user through all scenes."""
-    dyads, lines, start = same_user(scenes), [], 0.0
-    for dyad in dyads:
-        lines += [f"{start + segment.start:5.2f} s  {segment.text}" for segment in dyad.user_segments]
-        start += len(dyad.user_audio) / SAMPLE_RATE
-    frames = [render_frames(dyad.user_motion, dyads[0].user_identity) for dyad in dyads]
-    return np.concatenate(frames), np.concatenate([dyad.user_audio for dyad in dyads])[:, None], lines
 
 
 def prompts_with_pauses(names: tuple[str, ...], seconds: float) -> tuple[np.ndarray, list[str]]:

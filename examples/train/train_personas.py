@@ -17,11 +17,10 @@ from causal_codec import CausalAudioDecoder
 from causal_vae import CausalAudioVAE
 from causal_vae.training import build_trainer, fit
 from duplex_world.conversations import PROMPTS, Dyads, Mixture
-from duplex_world.latent_adapters import with_latents_of
 from duplex_world.linear_video import EigenpictureVAE
 from duplex_world.persona_dyads import PersonaConversations
 from duplex_world.stages import AUDIO_WEIGHT, SIZES, VALIDATION_BATCHES, load_parts
-from streamer_core import FlowMatchScheduler, StreamerTokenizer
+from streamer_core import FlowMatchScheduler, StreamerTokenizer, with_video_latents
 from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.training.modules import DuplexTraining
 from torch.utils.data import DataLoader
@@ -50,7 +49,7 @@ def main(
     tokenizer = StreamerTokenizer.from_pretrained(personas / "tokenizer")
     video_vae = EigenpictureVAE.from_pretrained(personas / "video_vae")
     streamer, audio_encoder, video_encoder = load_parts(start_from)
-    streamer = with_latents_of(video_vae, streamer)
+    streamer = with_video_latents(streamer, video_vae.config.latent_channels, *video_vae.config.grid)
     streamer.resize_token_embeddings(len(tokenizer))
     training = DuplexTraining(
         *(part.train() for part in (streamer, audio_encoder, video_encoder)),

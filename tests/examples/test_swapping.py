@@ -11,12 +11,12 @@ from causal_codec import CausalVideoEncoder, CausalVideoEncoderConfig
 from causal_vae import CausalVideoVAE, certify
 from duplex_world import AgentVoice, agent_jsgf, build_dyad, face_box, mouth_box
 from duplex_world.face import eye_boxes
-from duplex_world.latent_adapters import train_adapters, with_latents_of
+from duplex_world.latent_adapters import train_adapters
 from duplex_world.linear_video import EigenpictureVAE, LinearVideoDecoder
 from duplex_world.media_batches import agent_clips
 from duplex_world.shards import write_shard
 from duplex_world.speech_judge import SpeechJudge, reference_thresholds
-from streamer_core import FlowMatchScheduler, StreamerModel, UniPCFlowScheduler
+from streamer_core import FlowMatchScheduler, StreamerModel, UniPCFlowScheduler, with_video_latents
 from streamer_pipeline import StreamerPipeline
 from tiny_parts import open_session, random_units, tiny_pipeline
 
@@ -98,7 +98,7 @@ def test_new_latents_are_learned_by_the_adapters_alone(checkpoint, clips):
     torch.manual_seed(0)
     old = StreamerModel.from_pretrained(checkpoint / "streamer")
     vae = EigenpictureVAE(latent_channels=12, grid=(8, 7)).fit(clips)
-    streamer = with_latents_of(vae, old)
+    streamer = with_video_latents(old, 12, 8, 7)
     assert streamer.config.agent_video_tokens == old.config.agent_video_tokens
     pipeline = StreamerPipeline.from_pretrained(checkpoint, streamer=streamer, video_vae=vae)
     before, after = train_adapters(pipeline, num_dyads=2, num_steps=12)

@@ -13,9 +13,9 @@ import torch
 pytest.importorskip("aiortc", reason="the extra [serve] is not installed")
 pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 
+from duplex_world.demo_user import synthetic_user
 from fake_devices import write_devices
 from live_server import live_server, until
-from make_demo_recording import synthetic_user
 from playwright.async_api import Browser, Page, Route, async_playwright
 from streamer_pipeline import FRAME_RATE, StreamerPipeline, split_units
 

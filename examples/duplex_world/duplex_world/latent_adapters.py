@@ -1,47 +1,19 @@
-"""A trained streamer for the latents of another video VAE: new adapters, trained alone on a few dyads."""
+"""Teach a streamer the latents of another video VAE, on a few dyads, by the layers that take and give them alone."""
 
 import torch
 from rich.console import Console
-from streamer_core import StreamerModel
+from streamer_core import VIDEO_ADAPTERS
 from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
 
 from .agent_voice import AgentVoice
 from .conversations import Conversations, Mixture
 from .dyad import build_dyad
-from .linear_video import EigenpictureVAE
 from .scenarios import SCENARIOS
 from .training_tensors import encode_dyad
 
-ADAPTERS = ("video_in", "video_out")  # all that the size of a video latent touches
 FIRST_HELD_OUT = 1_000_000
 console = Console()
-
-
-def with_latents_of(vae: EigenpictureVAE, streamer: StreamerModel) -> StreamerModel:
-    """The same weights for another VAE's latents, with new adapters.
-
-    The new grid is cut into as many patches as the old one: units keep their tokens, so nothing else is touched.
-    """
-    old, grid = streamer.config, vae.config.grid
-    rows, columns = (
-        old.video_latent_height // old.video_patch_height,
-        old.video_latent_width // old.video_patch_width,
-    )
-    config = type(old).from_dict(
-        old.to_dict()
-        | {
-            "video_latent_channels": vae.config.latent_channels,
-            "video_latent_height": grid[0],
-            "video_latent_width": grid[1],
-            "video_patch_height": grid[0] // rows,
-            "video_patch_width": grid[1] // columns,
-        }
-    )
-    adapted = StreamerModel(config)
-    kept = {name: value for name, value in streamer.state_dict().items() if not name.startswith(ADAPTERS)}
-    adapted.load_state_dict(kept, strict=False)
-    return adapted
 
 
 def train_adapters(pipeline: StreamerPipeline, num_dyads: int, num_steps: int) -> tuple[float, float]:
@@ -50,7 +22,7 @@ def train_adapters(pipeline: StreamerPipeline, num_dyads: int, num_steps: int) -
         pipeline.streamer, pipeline.audio_encoder, pipeline.video_encoder, learning_rate=1e-2, max_steps=num_steps
     )
     training.requires_grad_(False)
-    adapters = [p for name in ADAPTERS for p in getattr(pipeline.streamer, name).requires_grad_().parameters()]
+    adapters = [p for name in VIDEO_ADAPTERS for p in getattr(pipeline.streamer, name).requires_grad_().parameters()]
     optimizer = torch.optim.AdamW(adapters, training.hparams.learning_rate, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     unseen, seen = (

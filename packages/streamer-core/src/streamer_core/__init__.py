@@ -15,6 +15,7 @@ from .generation import (
     revise_language,
     settle_language,
 )
+from .latent_adapters import VIDEO_ADAPTERS, with_video_latents
 from .latents import pack_audio, pack_video, unpack_audio, unpack_video
 from .layout import UnitLayout
 from .masks import training_mask
@@ -36,6 +37,7 @@ AutoModel.register(StreamerConfig, StreamerModel, exist_ok=True)
 
 __version__ = "0.2.0"
 __all__ = [
+    "VIDEO_ADAPTERS",
     "AttentionInputs",
     "CacheSpec",
     "FlowMatchScheduler",
@@ -74,5 +76,6 @@ __all__ = [
     "training_mask",
     "unpack_audio",
     "unpack_video",
+    "with_video_latents",
     "write_kv",
 ]
