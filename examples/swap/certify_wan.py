@@ -66,4 +66,3 @@ def main(out: Annotated[Path | None, typer.Option(help="folder for every certifi
 
 if __name__ == "__main__":
     typer.run(main)
-import certify_mimi

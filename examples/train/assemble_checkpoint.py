@@ -1,6 +1,6 @@
 """Put trained parts together as a pipeline folder, in half precision.
 
-    python elsewhere/assemble_checkpoint.py --out runs/wan-streamer-tiny
+    python examples/train/assemble_checkpoint.py --out runs/wan-streamer-tiny
 
 With `--out` set to the package's own checkpoint folder, this is how the bundled checkpoint was made.
 """
