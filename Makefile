@@ -47,7 +47,7 @@ live: setup ## open a page to look into the camera and talk (CHECKPOINT=..., SER
 
 eval: setup-world ## score card of the bundled checkpoint, closed loop on unseen users; writes runs/score/ (CHECKPOINT=...)
 	$(BIN)/python examples/duplex_world/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out runs/world
-	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --out runs/score $(EVAL)
+	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --rows duplex_world.scoring:WorldRows --out runs/score $(EVAL)
 
 bench: setup-world ## every aim as a measured row; writes bench/ (BENCH="core_pass decoders", BENCH=--quick)
 	$(BIN)/python benchmarks/run.py $(BENCH)

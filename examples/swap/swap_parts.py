@@ -17,12 +17,13 @@ from causal_vae import CausalVideoVAE
 from duplex_world.latent_adapters import train_adapters
 from duplex_world.linear_video import EigenpictureVAE, LinearVideoDecoder
 from duplex_world.media_batches import agent_clips
+from duplex_world.scoring import WorldRows
 from rich.console import Console
 from streamer_core import FlowMatchScheduler, StreamerModel, UniPCFlowScheduler, with_video_latents
 from streamer_core.scheduler import SchedulerMixin
 from streamer_pipeline import StreamerPipeline, bundled_checkpoint, read_dataset_info, read_dyads
 from streamer_pipeline.evaluation.comparison import comparison_table, read_cards, write_comparison
-from streamer_pipeline.evaluation.examination import Examination, Options
+from streamer_pipeline.evaluation.evaluator import Evaluator, Options
 from streamer_pipeline.evaluation.report import write_json
 from torch import Tensor
 
@@ -69,13 +70,11 @@ def another_vae(checkpoint: Path, clips: list[Tensor], num_dyads: int, num_steps
 
 def score(pipeline: StreamerPipeline, dataset: Path, num_dyads: int, card: Path) -> Path:
     """The card of a pipeline on the first dyads of a data set, and of the recordings through its VAEs."""
-    options = Options(per_scenario=num_dyads)
-    examination = Examination(
-        lambda: islice(read_dyads(dataset), num_dyads), read_dataset_info(dataset), options, console
-    )
-    examination.agent(pipeline)
-    examination.ceiling(pipeline)
-    write_json(examination.card, card)
+    options, info = Options(per_scenario=num_dyads), read_dataset_info(dataset)
+    evaluator = Evaluator(lambda: islice(read_dyads(dataset), num_dyads), info, options, console, WorldRows(info))
+    evaluator.agent(pipeline)
+    evaluator.ceiling(pipeline)
+    write_json(evaluator.finish(), card)
     return card
 
 

@@ -18,12 +18,11 @@ import typer
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.persona_dyads import persona_of
 from duplex_world.persona_judge import PersonaJudge
-from duplex_world.persona_scores import adherence, directives
+from duplex_world.persona_scores import ROWS, adherence, directives
 from duplex_world.personas import PERSONAS
 from rich.console import Console
 from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.evaluation.report import tables, write_json
-from streamer_pipeline.evaluation.rows import ROWS
 from streamer_pipeline.evaluation.scorecard import ScoreCard
 from streamer_pipeline.evaluation.statistics import Score, quantile
 

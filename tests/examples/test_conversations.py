@@ -60,7 +60,7 @@ def batches(folder, tokenizer, **weights):
 def test_words_of_the_user_are_due_after_they_ended_and_soon(dyads):
     for dyad in dyads:
         due = [(unit, word) for unit, words in enumerate(heard_words(dyad)) for word in words]
-        ended = [(unit_at(end), word) for end, word in dyad.user_word_ends]
+        ended = [(unit_at(word.end), word.text) for word in dyad.user_words]
         assert [word for _, word in due] == [word for _, word in ended]
         assert [word for _, word in ended] == " ".join(s.text for s in dyad.user_segments).split()
         assert all(0 < unit - end <= 1 for (unit, _), (end, _) in zip(due, ended, strict=True))

@@ -163,6 +163,6 @@ def test_a_user_of_the_bank_says_what_was_asked_for(folder):
     assert dyad.is_natural
     assert dyad.user_segments[0].text in {clip.text for clip in bank.of("name")}
     assert dyad.user_voice in {clip.voice for clip in bank.of("name")}
-    assert [word for _, word in dyad.user_word_ends] == dyad.user_segments[0].text.split()
+    assert [word.text for word in dyad.user_words] == dyad.user_segments[0].text.split()
     assert dyad.expect[0].text == "my name is ada"
     assert not build_dyad(5, "name").is_natural

@@ -9,9 +9,14 @@ from streamer_pipeline.cli import app
 from streamer_pipeline.evaluation.comparison import compared_rows, measured, read_cards
 from streamer_pipeline.evaluation.report import read_json, write_json
 from streamer_pipeline.evaluation.rows import ROWS
-from streamer_pipeline.evaluation.scorecard import ScoreCard
+from streamer_pipeline.evaluation.scorecard import Aim, Row, ScoreCard, percent_row
 from streamer_pipeline.evaluation.statistics import Score, rate
 from typer.testing import CliRunner
+
+ROWS_OF_ITS_OWN = (
+    percent_row("answers.text", "right by its words", low=0.95),
+    Row("sight.blank", "with blank video", "%", 1, Aim(by_chance=True)),
+)
 
 
 def card(num_right: int, psnr: float = 33.0) -> ScoreCard:
@@ -19,7 +24,12 @@ def card(num_right: int, psnr: float = 33.0) -> ScoreCard:
     agent["sight.blank"] = Score(0.2, 0.1, 0.4, 10)
     scenarios = {"agent": {"color": {"text": rate([True])}}}
     return ScoreCard(
-        ROWS, {"agent": agent, "ceiling": {"media.psnr": Score(psnr, n=3)}}, 0.25, scenarios, [], {"seed": 0}
+        (*ROWS_OF_ITS_OWN, *ROWS),
+        {"agent": agent, "ceiling": {"media.psnr": Score(psnr, n=3)}},
+        0.25,
+        scenarios,
+        [],
+        {"seed": 0},
     )
 
 

@@ -228,7 +228,7 @@ def test_where_input_and_clean_input_differ_something_happens(samples):
 
 def test_a_recogniser_of_ones_own_gives_the_words(tmp_path, samples, monkeypatch):
     talking_pipeline().save_pretrained(tmp_path / "checkpoint")
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "own_ears.py").write_text(
         "from streamer_pipeline.data.words import Word\n"
         "class Always:\n"
         "    def __call__(self, samples, rate): return 'yes'\n"
@@ -239,11 +239,11 @@ def test_a_recogniser_of_ones_own_gives_the_words(tmp_path, samples, monkeypatch
     monkeypatch.syspath_prepend(tmp_path)
     folder = _only(samples, "candor_turn_taking")
     arguments = [tmp_path / "checkpoint", "--benchmark", "full-duplex-bench", folder, "--recogniser"]
-    result = evaluate(*arguments, "mine:always")
-    assert result.exit_code == 0 and "written down by mine:always" in result.output, result.output
+    result = evaluate(*arguments, "own_ears:always")
+    assert result.exit_code == 0 and "written down by own_ears:always" in result.output, result.output
     record = json.loads((folder / "v1_0/candor_turn_taking/1/output.json").read_text())
     assert record == {"text": "yes", "chunks": [{"text": "yes", "timestamp": [0.6, 0.9]}]}
-    refused = evaluate(*arguments, "mine:plain")
+    refused = evaluate(*arguments, "own_ears:plain")
     assert refused.exit_code == 1 and "needs a method words" in refused.output
 
 

@@ -13,8 +13,7 @@ from loopback_hub import LoopbackHub
 from safetensors.torch import load, save
 from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.evaluation.report import write_json
-from streamer_pipeline.evaluation.rows import ROWS
-from streamer_pipeline.evaluation.scorecard import ScoreCard
+from streamer_pipeline.evaluation.scorecard import ScoreCard, percent_row
 from streamer_pipeline.evaluation.statistics import rate
 from streamer_pipeline.hub.cards import pipeline_card
 from tiny_parts import tiny_pipeline
@@ -189,7 +188,8 @@ def test_a_card_shows_its_certificate_and_its_score(tmp_path):
     certificate = certify(pipeline.audio_encoder, 0.1 * torch.randn(2, 1, 7680), num_partitions=1, num_steps=4)
     assert certificate.table in str(part_card(pipeline.audio_encoder, certificate))
     scores = {"agent": {"answers.text": rate([True, True, False, True])}}
-    write_json(ScoreCard(ROWS, scores, 0.2, {}, [], {"split": "test"}), tmp_path / "score.json")
+    rows = (percent_row("answers.text", "right by its words", low=0.95),)
+    write_json(ScoreCard(rows, scores, 0.2, {}, [], {"split": "test"}), tmp_path / "score.json")
     card = str(
         pipeline_card(pipeline, tmp_path / "score.json", {"audio_encoder": certificate}, licenses={"voice": "MIT"})
     )

@@ -3,16 +3,19 @@
 `build_dyad` is a pure function of its arguments. Pictures are not stored: `render_frames` draws them from the motion.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 
 import numpy as np
+from streamer_pipeline.data.words import Word
 
 from .agent_voice import AgentVoice
-from .clock import FRAME_RATE, FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT, frame_at, unit_at
+from .clock import FRAME_RATE, FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT, UNIT_SECONDS, frame_at, unit_at
 from .face import AGENT, Identity, random_identity
 from .grammar import COLORS, NUMBERS, OBJECTS
 from .motion import attend, hold, idle_motion, nod, show_fingers, smile, wave, write_at
-from .phonemes import mouth_track
+from .phonemes import PhonemeSpan, mouth_track
 from .scenarios import DIRECTED, SCENARIOS, UNADDRESSED
 from .script import AgentSegment, Behavior, Expectation, Script, UserSegment, VisualEvent
 from .shapes import Tracks
@@ -32,7 +35,7 @@ class Dyad:
 
     user_audio, agent_audio: `(num_units * 3840,)` float32, 24 kHz.
     user_motion, agent_motion: tracks `(num_units * 4,)` float32 for `render_frames`.
-    user_word_ends: when each word of the user ends, in seconds, and the word.
+    user_words, agent_transcript: what each side says, and when.
     agent_words: per unit the words that come in it, up to `WORD_LEAD_UNITS` before they sound. agent_speaking:
         `(num_units,)` bool, a reply is being spoken.
     agent_behaviors: what the agent does with its body. directives: what it was told to do, in the unit of the telling.
@@ -55,7 +58,8 @@ class Dyad:
     user_voice: str
     is_natural: bool  # everything the user says comes from a bank of natural voices
     snr_db: float
-    user_word_ends: list[tuple[float, str]]
+    user_words: list[Word]
+    agent_transcript: list[Word]
     agent_words: list[list[str]]
     agent_speaking: np.ndarray
     user_segments: list[UserSegment]
@@ -86,11 +90,13 @@ class Dyad:
                 "voice": self.user_voice,
                 "snr_db": self.snr_db,
                 "segments": [asdict(segment) for segment in self.user_segments],
+                "transcript": _rounded(self.user_words),
                 "visual_events": [asdict(event) for event in self.visual_events],
             },
             "agent": {
                 "identity": self.agent_identity.name,
                 "segments": [asdict(segment) for segment in self.agent_segments],
+                "transcript": _rounded(self.agent_transcript),
                 "behaviors": [asdict(behavior) for behavior in self.agent_behaviors],
                 "words": self.agent_words,
             },
@@ -147,7 +153,8 @@ def build_dyad(
         user_voice=script.user_voice,
         is_natural=all(said.is_natural for _, said in script.user_waves),
         snr_db=snr_db,
-        user_word_ends=_word_ends(script),
+        user_words=[word for start, said in script.user_waves for word in _words_of(said.phonemes, start)],
+        agent_transcript=_agent_words(script),
         agent_words=agent_words,
         agent_speaking=agent_speaking,
         user_segments=script.user_segments,
@@ -157,6 +164,10 @@ def build_dyad(
         visual_events=[replace(event, end=min(event.end, duration)) for event in script.visual_events],
         expect=script.expect,
     )
+
+
+def _rounded(words: list[Word]) -> list[list[str | float]]:
+    return [[word.text, round(word.start, 3), round(word.end, 3)] for word in words]
 
 
 def _add(signal: np.ndarray, wave: np.ndarray, first_sample: int) -> None:
@@ -176,14 +187,22 @@ def _user_audio(script: Script, num_units: int) -> tuple[np.ndarray, float]:
     return np.clip(audio, -1, 1), float(snr_db)
 
 
-def _word_ends(script: Script) -> list[tuple[float, str]]:
-    """The end of each run of phonemes that belong to one word."""
-    ends = []
-    for start, said in script.user_waves:
-        for span, following in zip(said.phonemes, [*said.phonemes[1:], None], strict=True):
-            if span.word and (following is None or following.word != span.word):
-                ends.append((start + span.end, span.word))
-    return ends
+def _words_of(phonemes: Iterable[PhonemeSpan], start: float) -> list[Word]:
+    """The runs of phonemes that belong to one word, of a phrase that begins at `start` seconds."""
+    runs = ((text, list(run)) for text, run in groupby(phonemes, key=lambda span: span.word))
+    spoken = ((text, run) for text, run in runs if text and not text.startswith("<"))
+    return [Word(text, max(0.0, start + run[0].start), start + run[-1].end) for text, run in spoken]
+
+
+def _agent_words(script: Script) -> list[Word]:
+    """What the agent says, as far as it is let."""
+    words = []
+    for segment in script.agent_segments:
+        phonemes = script.voice(segment.text).phonemes
+        start, end = segment.first_unit * UNIT_SECONDS, segment.end_unit * UNIT_SECONDS
+        spoken = _words_of(phonemes, start)
+        words += [word._replace(end=min(word.end, end)) for word in spoken if word.start < end]
+    return words
 
 
 def _agent_speech(script: Script, num_units: int) -> tuple[np.ndarray, list[list[str]], np.ndarray]:

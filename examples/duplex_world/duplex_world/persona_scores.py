@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from streamer_pipeline import AgentUnit, PreparedPersona, StreamerPipeline, UserUnit, split_units
-from streamer_pipeline.evaluation.scorecard import Scores
+from streamer_pipeline.evaluation.scorecard import Row, Scores, percent_row
 from streamer_pipeline.evaluation.statistics import Score, quantile, rate
 from torch import Tensor
 
@@ -16,6 +16,17 @@ from .personas import PERSONAS
 from .render import render_frames
 from .tensors import to_video
 
+ROWS = (
+    percent_row("worlds.face", "the prompt's face", low=0.95),
+    percent_row("worlds.voice", "the prompt's voice", low=0.95),
+    percent_row("worlds.words", "right words, whoever it is", low=0.95),
+    percent_row("directives.text", "a typed directive comes in its text", low=0.95),
+    percent_row("directives.waves", "waves when told", low=0.90),
+    percent_row("directives.nods", "nods when told", low=0.90),
+    Row("directives.onset", "onset after the typing, median", "ms", 0),
+    Row("prompt.prefill", "prefill of a persona, median", "ms", 0),
+    Row("prompt.session", "session of a prepared persona, median", "ms", 0),
+)
 FIRST_SEED = 2_000_000  # of the test split
 ASKED = ("greet", "name", "count", "bye")  # the user speaks, the agent needs no eyes to answer
 FOLLOW_UNITS = 8  # a directive is followed within so many units

@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from streamer_pipeline.data import shards
-from streamer_pipeline.evaluation.speech_judge import SpeechJudge
 
 from .agent_voice import AgentVoice
 from .dyad import Dyad
 from .face import eye_boxes, face_box, mouth_box
 from .grammar import agent_jsgf, agent_phrases
 from .render import render_frames
-from .speech_judge import reference_thresholds
+from .speech_judge import SpeechJudge, reference_thresholds
 
 _TRUTH = ("mouth_open", "blink", "pitch")  # of the agent's motion, to validate judges of pictures with
 
@@ -59,7 +58,7 @@ def is_built(path: Path, wanted: list[tuple[int, str, int]]) -> bool:
 
 
 def describe_world(voice: AgentVoice, response_delay: int) -> dict:
-    """What is true of every dyad: the judge's grammar and thresholds, and where the agent's face is."""
+    """What is true of every dyad: the judge's grammar and thresholds, and where the agent's face is, who scores it."""
     thresholds = reference_thresholds(SpeechJudge(agent_jsgf()), agent_phrases(), lambda text: voice(text).wave)
     return {
         "grammar": agent_jsgf(),
@@ -67,4 +66,5 @@ def describe_world(voice: AgentVoice, response_delay: int) -> dict:
         "agent": {"mouth_box": mouth_box(), "face_box": face_box(), "eye_boxes": eye_boxes()},
         "response_delay": response_delay,
         "voice_fingerprint": voice.fingerprint(),
+        "rows": "duplex_world.scoring:WorldRows",
     }

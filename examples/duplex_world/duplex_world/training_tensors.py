@@ -60,8 +60,8 @@ def spread(words: list[list[str]], tokenizer: StreamerTokenizer, num_slots: int 
 def heard_words(dyad: Dyad) -> list[list[str]]:
     """Per unit the user's words that ended in the unit before: by then they can be known."""
     words: list[list[str]] = [[] for _ in range(dyad.num_units)]
-    for end, word in dyad.user_word_ends:
-        words[min(unit_at(end) + 1, dyad.num_units - 1)] += spelled_out(word)
+    for word in dyad.user_words:
+        words[min(unit_at(word.end) + 1, dyad.num_units - 1)] += spelled_out(word.text)
     return words
 
 

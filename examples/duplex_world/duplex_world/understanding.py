@@ -10,13 +10,13 @@ from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.data.dyads import StoredDyad
 from streamer_pipeline.evaluation.closed_loop import converse, without_picture
 from streamer_pipeline.evaluation.statistics import Score, rate
-from streamer_pipeline.evaluation.turns import goes_on, stays_quiet, stops
 
 from .agent_voice import AgentVoice
 from .clock import FRAMES_PER_UNIT
 from .dyad import build_dyad
 from .render import render_frames
 from .scenarios import UNADDRESSED
+from .scoring.turns import goes_on, stays_quiet, stops
 from .splits import SPLIT_SIZE, SPLITS
 from .tensors import to_video
 from .training_tensors import LOOK_SIZE, LOOKS

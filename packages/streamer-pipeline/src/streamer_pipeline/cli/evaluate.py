@@ -41,6 +41,12 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(min=1, help="solver steps; default the checkpoint's own")] = None,
     seed: Annotated[int, typer.Option(help="of all noise")] = 0,
     out: Annotated[Path | None, typer.Option(help="folder for score.json, score.md and score.html")] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="MODULE:NAME", help="rows that the data set brings of its own")
+    ] = None,
+    face: Annotated[
+        str | None, typer.Option(metavar="MODULE:NAME", help="who finds mouth, eyes and brows in the agent's picture")
+    ] = None,
     teacher: Annotated[str | None, typer.Option(help="another checkpoint to compare with")] = None,
     teacher_steps: Annotated[int | None, typer.Option(min=1, help="compare with so many solver steps")] = None,
     minutes: Annotated[
@@ -52,6 +58,8 @@ def evaluate(
     threads: Threads = 0,
 ) -> None:
     """Let a checkpoint meet the users of a test set, closed loop, and print its score card beside aims and baselines.
+
+    What needs only two tracks and words is measured on every data set of dyads; --rows adds what a data set brings.
 
     With --benchmark full-duplex-bench FOLDER it hears the samples of that benchmark (v1_0, v1_5) instead, writes
     output.wav and output.json beside each, and prints its measures.
@@ -74,4 +82,18 @@ def evaluate(
         with needs_extra("eval"):
             from ..evaluation import command
         options = command.Options(per_scenario or 10, steps, seed, minutes, batch_size)
-        command.evaluate(checkpoint, dataset, split, options, out, teacher, teacher_steps, console, device, dtype)
+        command.evaluate(
+            checkpoint,
+            dataset,
+            split,
+            options,
+            out,
+            teacher,
+            teacher_steps,
+            rows=rows,
+            recogniser=recogniser,
+            face=face,
+            console=console,
+            device=device,
+            dtype=dtype,
+        )

@@ -1,7 +1,9 @@
 """The score card: an agent in closed loop, measured by judges that see and hear only what it renders.
 
-    wan-streamer eval CHECKPOINT --dataset runs/world
+    wan-streamer eval CHECKPOINT --dataset DYADS
 
-`examination` runs agents and users; `answers`, `turns`, `lips`, `liveliness`, `endurance` and `fidelity` measure;
-`speech_judge` and `sight` are the ears and eyes; `scorecard` and `report` put it on paper. Needs the extra `eval`.
+`evaluator` runs agents and users; `dialogue`, `speech`, `lips`, `liveliness`, `endurance` and `fidelity` measure what
+two tracks and words allow; `row_set` says how a data set adds rows of its own; `recognisers` and `face` are ears and
+eyes; `scorecard`, `report` and `plots` put it on paper. `full_duplex_bench` is a benchmark of the field. All
+of it needs the extra `eval`.
 """

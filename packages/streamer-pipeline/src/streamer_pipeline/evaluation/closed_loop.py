@@ -214,17 +214,21 @@ def seed_of(dyad: StoredDyad) -> int:
 
 
 @torch.inference_mode()
-def through_vaes(pipeline: StreamerPipeline, dyad: StoredDyad, units_at_once: int = 4) -> tuple[Tensor, Tensor]:
-    """The recorded agent's audio (1, N) and video (3, T, H, W), encoded and rendered: what no agent can better."""
-    thinker, state = pipeline.thinker, {"audio": None, "video": None, "hear": None, "see": None}
-    sound, picture = [], []
-    for first in range(0, dyad.num_units, units_at_once):
-        audio = dyad.agent_audio[None, :, first * SAMPLES_PER_UNIT : (first + units_at_once) * SAMPLES_PER_UNIT]
-        video = dyad.agent_video[None, :, first * FRAMES_PER_UNIT : (first + units_at_once) * FRAMES_PER_UNIT]
-        heard, state["hear"] = pipeline.audio_vae.encode(audio, state["hear"])
-        seen, state["see"] = pipeline.video_vae.encode(video, state["see"])
-        audio, state["audio"] = thinker.audio_renderer(heard.mean, state["audio"])
-        video, state["video"] = thinker.video_renderer(seen.mean, state["video"])
-        sound.append(audio[0])
-        picture.append(video[0])
-    return torch.cat(sound, 1).clamp(-1, 1), torch.cat(picture, 1).clamp(-1, 1)
+def through_vaes(pipeline: StreamerPipeline, dyad: StoredDyad, units_at_once: int = 4) -> tuple[Tensor, Tensor | None]:
+    """The recorded agent's audio (1, N) and video (3, T, H, W), encoded and rendered: what no agent can better.
+
+    The video is None where the agent was not filmed.
+    """
+    thinker = pipeline.thinker
+    sides = [(dyad.agent_audio, SAMPLES_PER_UNIT, pipeline.audio_vae, thinker.audio_renderer)]
+    if dyad.agent_video is not None:
+        sides.append((dyad.agent_video, FRAMES_PER_UNIT, pipeline.video_vae, thinker.video_renderer))
+    rendered = []
+    for media, per_unit, vae, render in sides:
+        encoding, rendering, pieces = None, None, []
+        for piece in media[None].split(units_at_once * per_unit, dim=2):
+            latents, encoding = vae.encode(piece, encoding)
+            shown, rendering = render(latents.mean, rendering)
+            pieces.append(shown[0])
+        rendered.append(torch.cat(pieces, 1).clamp(-1, 1))
+    return rendered[0], rendered[1] if len(rendered) > 1 else None

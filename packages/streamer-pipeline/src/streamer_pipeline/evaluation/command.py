@@ -9,8 +9,10 @@ from rich.console import Console
 
 from ..data.dyads import read_dataset_info, read_dyads
 from ..hub.placement import find_place, load_pipeline
-from .examination import Examination, Options
+from .evaluator import Evaluator, Options
+from .recognisers import find_object, find_recogniser
 from .report import print_results, write_results
+from .row_set import make_row_set
 from .scorecard import ScoreCard
 
 
@@ -22,15 +24,20 @@ def evaluate(
     out: Path | None = None,
     teacher: str | None = None,
     teacher_steps: int | None = None,
+    rows: str | None = None,
+    recogniser: str | None = None,
+    face: str | None = None,
     console: Console | None = None,
     device: str = "cpu",
     dtype: str = "float32",
 ) -> ScoreCard:
-    """Examine a checkpoint; print the card, and with `out` write score.json, score.md and score.html there.
+    """Evaluate a checkpoint; print the card, and with `out` write score.json, score.md and score.html there.
 
     Args:
         checkpoint: folder, hub id or bundled name. dataset: folder or hub id of stored dyads.
         teacher: a checkpoint to compare with; None with `teacher_steps` compares with more steps of the same.
+        rows: of the data set's own, as `make_row_set` takes them. recogniser: as `find_recogniser` takes it.
+        face: `module:name` of a callable that makes a `FaceMeter`.
         device, dtype: of both, as `load_pipeline` takes them.
 
     Raises:
@@ -38,28 +45,34 @@ def evaluate(
     """
     console = console or Console()
     find_place(device, dtype)
-    world = read_dataset_info(dataset)
-    if "grammar" not in world:
-        raise ValueError(f"{dataset} does not say what may be said in it: so far dyads of the duplex world are scored")
+    info = read_dataset_info(dataset)
+    row_set = None if rows is None else make_row_set(rows, info)
+    listener = None if recogniser is None else find_recogniser(recogniser, device)
+    face_meter = None if face is None else find_object(face)()
     pipeline = load_pipeline(checkpoint, device, dtype)
-    examination = Examination(partial(read_dyads, dataset, split), world, options, console)
-    examination.agent(pipeline)
+    evaluator = Evaluator(partial(read_dyads, dataset, split), info, options, console, row_set, listener, face_meter)
+    evaluator.agent(pipeline)
     if teacher is not None or teacher_steps is not None:
         other = pipeline if teacher is None else load_pipeline(teacher, device, dtype)
-        examination.agent(other, "teacher", teacher_steps or other.config.num_inference_steps)
+        evaluator.agent(other, "teacher", teacher_steps or other.config.num_inference_steps)
     if pipeline.audio_vae is not None and pipeline.video_vae is not None:
-        examination.ceiling(pipeline)
-    examination.separate_denoising(pipeline)
-    examination.controls(pipeline)
-    examination.acoustic_loop(pipeline)
-    examination.long_session(pipeline)
-    card = examination.card
+        evaluator.ceiling(pipeline)
+    evaluator.separate_denoising(pipeline)
+    evaluator.controls(pipeline)
+    evaluator.acoustic_loop(pipeline)
+    evaluator.long_session(pipeline)
+    card = evaluator.finish()
+    if rows is None and "rows" in info:
+        card.notes.append(f"this data set has rows of its own: --rows {info['rows']}")
     card.run = {
         "checkpoint": checkpoint,
         "dataset": dataset,
         "split": split,
         **card.run,
         "num_steps": options.num_steps or pipeline.config.num_inference_steps,
+        "rows": rows,
+        "recogniser": recogniser,
+        "face": face,
         "teacher": teacher,
         "teacher_steps": teacher_steps,
         "device": device,

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..pipeline import StreamerPipeline
-from ..units import UNIT_MS, UserUnit, split_units
+from ..units import HEIGHT, UNIT_MS, WIDTH, UserUnit, split_units
 from .closed_loop import CountingSolver, open_session, user_units, with_solver
 from .face import FaceMeter
 from .sound import active_pieces, decibels, levels
@@ -51,17 +51,16 @@ class _Tally:
         )
 
 
-def mean_silent_face(dyads: Iterable[StoredDyad], meter: FaceMeter) -> np.ndarray:
-    """The average (3, h, w) of the recorded agent's face in units without sound, over some dyads."""
+def mean_silent_face(dyads: Iterable[StoredDyad], meter: FaceMeter) -> np.ndarray | None:
+    """The average (3, h, w) of the recorded agent's face in units without sound, over some dyads; None where it is
+    never filmed in silence."""
     total, count = 0.0, 0
-    for dyad in dyads:
+    for dyad in (dyad for dyad in dyads if dyad.agent_video is not None):
         for unit in split_units(dyad.agent_audio, dyad.agent_video):
             if not active_pieces(unit.audio[0].numpy()).any():
                 total = total + meter.face(unit.video).sum(axis=1)
                 count += unit.video.shape[1]
-    if not count:
-        raise ValueError("the recorded agent is never silent in these dyads; give more of them")
-    return total / count
+    return total / count if count else None
 
 
 def live_on(
@@ -69,19 +68,20 @@ def live_on(
     dyads: Callable[[], Iterable[StoredDyad]],
     num_minutes: float,
     meter: FaceMeter,
-    silent_face: np.ndarray,
+    silent_face: np.ndarray | None,
     seed: int = 0,
     num_steps: int | None = None,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
 ) -> Iterator[Minute]:
     """One session over concatenated dyads, begun again when they are used up; yields every minute as it ends."""
     solver = CountingSolver(pipeline.scheduler)
     watched = with_solver(pipeline, solver)
     session, tally = None, _Tally()
     per_minute = round(UNITS_PER_MINUTE)
-    for index, (dyad, user) in enumerate(_endless(dyads)):
+    for index, (dyad, user) in enumerate(_endless(dyads, size)):
         if index >= round(num_minutes * UNITS_PER_MINUTE):
             return
-        session = session or open_session(watched, dyad, seed, num_steps)
+        session = session or open_session(watched, dyad, seed, num_steps, size)
         unit = session.step(user)
         _note(tally, unit.audio, unit.video, solver, meter, silent_face)
         if (index + 1) % per_minute == 0:
@@ -89,14 +89,19 @@ def live_on(
             tally = _Tally()
 
 
-def _endless(dyads: Callable[[], Iterable[StoredDyad]]) -> Iterator[tuple[StoredDyad, UserUnit]]:
+def _endless(dyads: Callable[[], Iterable[StoredDyad]], size: tuple[int, int]) -> Iterator[tuple[StoredDyad, UserUnit]]:
     while True:
         for dyad in dyads():
-            yield from ((dyad, unit) for unit in user_units(dyad))
+            yield from ((dyad, unit) for unit in user_units(dyad, size))
 
 
 def _note(
-    tally: _Tally, audio: Tensor, video: Tensor, solver: CountingSolver, meter: FaceMeter, silent_face: np.ndarray
+    tally: _Tally,
+    audio: Tensor,
+    video: Tensor,
+    solver: CountingSolver,
+    meter: FaceMeter,
+    silent_face: np.ndarray | None,
 ) -> None:
     wave = audio[0].numpy()
     active = active_pieces(wave)
@@ -104,7 +109,7 @@ def _note(
     for name, latents in solver.latest.items():
         moments = latents.mean().item(), latents.square().mean().item()
         tally.latents.setdefault(name, []).append(moments)
-    if not active.any():
+    if silent_face is not None and not active.any():
         off = meter.face(video) - silent_face[:, None]
         tally.distances.append(float(np.sqrt(np.square(off).mean())))
 

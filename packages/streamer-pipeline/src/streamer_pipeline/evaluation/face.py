@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
+
+from ..clock import HEIGHT, WIDTH
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +54,21 @@ class FaceMeter(Protocol):
 
 
 class PictureMeter:
-    """Knows of no face: measures how the whole picture moves."""
+    """Knows of no face: measures how the whole picture moves, at 192x336."""
 
     def __call__(self, frames: Tensor, previous: Tensor | None = None) -> FaceTracks:
         picture = self.face(frames)
         return FaceTracks(motion=motion(picture, None if previous is None else self.face(previous)))
 
     def face(self, frames: Tensor) -> np.ndarray:
-        return (frames.float().numpy() + 1) / 2
+        return (at_size(frames, (HEIGHT, WIDTH)).float().numpy() + 1) / 2
+
+
+def at_size(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Frames (3, T, H, W), scaled where they have another size."""
+    if frames.shape[2:] == size:
+        return frames
+    return F.interpolate(frames.transpose(0, 1), size, mode="bilinear", antialias=True).transpose(0, 1)
 
 
 def motion(frames: np.ndarray, previous: np.ndarray | None = None) -> np.ndarray:

@@ -21,10 +21,11 @@ class Fidelity:
         self._values: dict[str, list[float]] = {}
         self._log_mel = LogMel(SAMPLE_RATE, num_mels=80, window_size=960, fft_size=1024, hop_length=240)
 
-    def add(self, audio: Tensor, heard: Tensor, video: Tensor, seen: Tensor) -> None:
-        """One dyad: audio (1, N) and video (3, T, H, W) as recorded, and as they came back."""
-        self._note("psnr", _psnr(video, seen))
-        self._note("ssim", _ssim(video[:, ::_FRAMES_BETWEEN], seen[:, ::_FRAMES_BETWEEN]))
+    def add(self, audio: Tensor, heard: Tensor, video: Tensor | None, seen: Tensor | None) -> None:
+        """One dyad: audio (1, N) and video (3, T, H, W) or None as recorded, and as they came back."""
+        if video is not None and seen is not None:
+            self._note("psnr", _psnr(video, seen))
+            self._note("ssim", _ssim(video[:, ::_FRAMES_BETWEEN], seen[:, ::_FRAMES_BETWEEN]))
         if not (audio.abs() > 0.01).any():
             return
         mels = [self._log_mel(wave[None])[0] for wave in (audio, heard)]

@@ -36,8 +36,8 @@ def energy(wave: np.ndarray) -> np.ndarray:
 
 
 def lip_sync(conversation: RecordedConversation) -> LipSync | None:
-    """None where there is too little speech, or nobody looked."""
-    if conversation.face is None:
+    """None where there is too little speech, or nobody looked at the mouth."""
+    if conversation.face is None or conversation.face.mouth is None:
         return None
     active = active_pieces(conversation.wave)
     speech = active[: len(active) // _PIECES_PER_FRAME * _PIECES_PER_FRAME].reshape(-1, _PIECES_PER_FRAME).any(1)

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..units import FRAME_RATE
+from ..clock import FRAME_RATE, FRAMES_PER_UNIT
+from .dialogue import spoken_runs
 from .recorded_conversation import RecordedConversation
 from .sound import PIECES_PER_UNIT, active_pieces
 from .statistics import Score, reaction_p_value
 
 _REACTION_LAGS = range(FRAME_RATE + 1)  # a reaction comes within a second
 _CLOSED = 0.5  # share of a clip's usual eye area below which eyes are closed
-_PIECES_PER_FRAME = PIECES_PER_UNIT // 4
+_PIECES_PER_FRAME = PIECES_PER_UNIT // FRAMES_PER_UNIT
 _ALIKE = 1e-9
 
 
 def listening_scores(conversations: list[RecordedConversation]) -> dict[str, Score]:
     """p-values of brows that follow the user's speech, and of motion that follows its end (a nod)."""
-    seen = [p for p in conversations if p.face is not None and p.labels["user"]["segments"]]
-    speech = [user_speech(p.labels) for p in seen]
-    ends = [np.maximum(0, -np.diff(track, append=0)) for track in speech]
+    seen = [(c.face, user_speech(c)) for c in conversations if c.face is not None]
+    heard = [(face, speech) for face, speech in seen if speech.any()]
+    browed = [(face.brows, speech) for face, speech in heard if face.brows is not None]
+    ends = [np.maximum(0, -np.diff(speech, append=0)) for _, speech in heard]
     return {
-        "listening.brows": reaction_p_value(speech, [p.face.brows for p in seen], _REACTION_LAGS),
-        "listening.motion": reaction_p_value(ends, [p.face.motion for p in seen], _REACTION_LAGS),
+        "listening.brows": reaction_p_value(
+            [speech for _, speech in browed], [brows for brows, _ in browed], _REACTION_LAGS
+        ),
+        "listening.motion": reaction_p_value(ends, [face.motion for face, _ in heard], _REACTION_LAGS),
     }
 
 
-def user_speech(labels: dict) -> np.ndarray:
-    """(T,) 1 in the frames in which the user speaks."""
-    track = np.zeros(4 * labels["num_units"])
-    for segment in labels["user"]["segments"]:
-        track[int(segment["start"] * FRAME_RATE) : int(segment["end"] * FRAME_RATE) + 1] = 1
+def user_speech(conversation: RecordedConversation) -> np.ndarray:
+    """(T,) 1 in the frames in which the user's words sound, where they are known."""
+    track = np.zeros(FRAMES_PER_UNIT * len(conversation.texts))
+    for run in spoken_runs(conversation.labels, "user") or ():
+        track[int(run.start * FRAME_RATE) : int(run.end * FRAME_RATE) + 1] = 1
     return track
 
 
@@ -42,12 +46,14 @@ def blinks(eyes: np.ndarray) -> int:
 
 def idle_scores(conversations: list[RecordedConversation], references: list[RecordedConversation]) -> dict[str, Score]:
     """Blinks and motion of the silent face, relative to the recorded agent in the same dyads: 1 is alike."""
-    recorded = {p.labels["seed"]: p for p in references if p.face is not None}
-    seen = [p for p in conversations if p.face is not None and p.labels["seed"] in recorded]
-    originals = [recorded[p.labels["seed"]] for p in seen]
+    recorded = {c.key: c.face for c in references if c.face is not None}
+    pairs = [(c, recorded[c.key]) for c in conversations if c.face is not None and c.key in recorded]
+    eyes = [(c.face.eyes, original.eyes) for c, original in pairs if c.face.eyes is not None]
+    originals = {c.key: c for c in references}
+    quiet = _quiet_motion([c for c, _ in pairs]), _quiet_motion([originals[c.key] for c, _ in pairs])
     return {
-        "idle.blinks": _ratio(_blink_rate(seen), _blink_rate(originals), len(seen)),
-        "idle.motion": _ratio(_quiet_motion(seen), _quiet_motion(originals), len(seen)),
+        "idle.blinks": _ratio(_blink_rate([e for e, _ in eyes]), _blink_rate([e for _, e in eyes]), len(eyes)),
+        "idle.motion": _ratio(*quiet, len(pairs)),
     }
 
 
@@ -55,15 +61,14 @@ def _ratio(value: float, original: float, n: int) -> Score:
     return Score(value / original, n=n) if n and original > _ALIKE else Score(None)
 
 
-def _blink_rate(conversations: list[RecordedConversation]) -> float:
+def _blink_rate(tracks: list[np.ndarray]) -> float:
     """Blinks per second."""
-    num_frames = sum(len(p.face.eyes) for p in conversations)
-    return FRAME_RATE * sum(blinks(p.face.eyes) for p in conversations) / max(1, num_frames)
+    return FRAME_RATE * sum(map(blinks, tracks)) / max(1, sum(map(len, tracks)))
 
 
 def _quiet_motion(conversations: list[RecordedConversation]) -> float:
     """Mean motion of the face in frames without sound of its own."""
-    quiet = [p.face.motion[_silent_frames(p)] for p in conversations]
+    quiet = [c.face.motion[_silent_frames(c)] for c in conversations]
     return float(np.concatenate(quiet).mean()) if quiet else 0.0
 
 

@@ -119,6 +119,6 @@ class ScoreCard:
         """Why rows are not there: one sentence for each reason, with the names of its rows."""
         names: dict[str, list[str]] = {}
         for row in self.rows:
-            if row.key in self.absent and self.value(row.key) is None:
+            if row.key in self.absent:
                 names.setdefault(self.absent[row.key], []).append(row.name)
         return [f"{'; '.join(rows)}: not measured, for {reason}" for reason, rows in names.items()]

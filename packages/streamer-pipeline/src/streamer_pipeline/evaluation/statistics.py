@@ -47,6 +47,17 @@ def mean(values: Sequence[float]) -> Score:
     return _bootstrap(np.asarray(values, float), lambda x: x.mean(axis=-1))
 
 
+def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Score:
+    """The sum of parts over the sum of their wholes, with a bootstrap interval over pairs; n is the sum of wholes."""
+    pairs = np.array([parts, wholes], float)
+    if not pairs[1].sum():
+        return Score(None)
+    drawn = np.random.default_rng(0).integers(pairs.shape[1], size=(NUM_RESAMPLES, pairs.shape[1]))
+    above, below = pairs[:, drawn].sum(axis=-1)
+    low, high = np.quantile((above / np.maximum(below, 1))[below > 0], (0.025, 0.975))
+    return Score(float(pairs[0].sum() / pairs[1].sum()), float(low), float(high), int(pairs[1].sum()))
+
+
 def _bootstrap(values: np.ndarray, statistic) -> Score:
     drawn = np.random.default_rng(0).choice(values, (NUM_RESAMPLES, len(values)))
     low, high = np.quantile(statistic(drawn), (0.025, 0.975))

@@ -4,14 +4,10 @@ The measures know that lips and the inside of a mouth are less green than skin, 
 and brows. How well they follow the truth is measured by `agreement` on recordings whose motion is known.
 """
 
-from __future__ import annotations
-
 import numpy as np
-import torch.nn.functional as F
+from streamer_pipeline.evaluation.face import FaceTracks, at_size, motion
+from streamer_pipeline.evaluation.statistics import correlation
 from torch import Tensor
-
-from .face import FaceTracks, motion
-from .statistics import correlation
 
 WORLD_SIZE = 192, 336  # the picture size that the boxes of a data set are stated for
 _MOUTH_MARGIN = 0.26  # share of the mouth box on either side that hair may enter
@@ -42,11 +38,11 @@ class DrawnFaceMeter:
 
     def face(self, frames: Tensor) -> np.ndarray:
         """The face's part of frames (3, T, H, W) in [-1, 1]: (3, T, h, w) in 0..1."""
-        return _crop(_at_world_size(frames), self._face)
+        return _crop(at_size(frames, WORLD_SIZE), self._face)
 
     def __call__(self, frames: Tensor, previous: Tensor | None = None) -> FaceTracks:
         """Measure frames (3, T, H, W) in [-1, 1]; `previous` (3, 1, H, W) is the frame before, if there was one."""
-        frames = _at_world_size(frames)
+        frames = at_size(frames, WORLD_SIZE)
         face = _crop(frames, self._face)
         return FaceTracks(
             mouth=_mouth_height(_crop(frames, self._mouth)),
@@ -54,12 +50,6 @@ class DrawnFaceMeter:
             motion=motion(face, None if previous is None else self.face(previous)),
             brows=np.mean([_brow_height(_crop(frames, box)) for box in self._brows], axis=0),
         )
-
-
-def _at_world_size(frames: Tensor) -> Tensor:
-    if frames.shape[2:] == WORLD_SIZE:
-        return frames
-    return F.interpolate(frames.transpose(0, 1), WORLD_SIZE, mode="bilinear", antialias=True).transpose(0, 1)
 
 
 def _crop(frames: Tensor, box: tuple[int, int, int, int]) -> np.ndarray:

@@ -1,16 +1,14 @@
 """Did the agent say the right thing? By its words, and by what an independent recogniser hears in its sound."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
+from streamer_pipeline.evaluation.recorded_conversation import RecordedConversation
+from streamer_pipeline.evaluation.sound import PIECES_PER_UNIT, bursts, excerpt
+from streamer_pipeline.evaluation.statistics import Score, rate
+from streamer_pipeline.units import UNIT_MS
 
-from ..units import UNIT_MS
-from .recorded_conversation import RecordedConversation
-from .sound import PIECES_PER_UNIT, bursts, excerpt
-from .speech_judge import SpeechJudge, Verdict
-from .statistics import Score, rate
+from ..speech_judge import SpeechJudge, Verdict
 
 _ANSWER_GAP = 3 * PIECES_PER_UNIT  # a longer silence ends the answer that is judged
 
@@ -31,11 +29,11 @@ class Answer:
     words: bool
 
 
-class Ear:
-    """The recogniser of a data set: its grammar, and the margin each phrase must reach. Remembers what it has heard."""
+class PhraseRecogniser:
+    """Knows the agent's phrases: their grammar, and the margin each must reach. Remembers what it has heard."""
 
-    def __init__(self, world: dict) -> None:
-        self._judge, self._thresholds = SpeechJudge(world["grammar"]), world["thresholds"]
+    def __init__(self, info: dict) -> None:
+        self._judge, self._thresholds = SpeechJudge(info["grammar"]), info["thresholds"]
         self._verdicts: dict[bytes, Verdict] = {}
 
     def __call__(self, wave: np.ndarray) -> Verdict:
@@ -49,7 +47,7 @@ class Ear:
         return verdict.margin >= self._thresholds.get(verdict.text, 0.0)
 
 
-def judge_answers(conversation: RecordedConversation, ear: Ear) -> list[Answer]:
+def judge_answers(conversation: RecordedConversation, recogniser: PhraseRecogniser) -> list[Answer]:
     """Every owed answer of a dyad.
 
     The window of an answer opens with its expectation's first unit. All words in it must be the answer's, in order and
@@ -61,7 +59,7 @@ def judge_answers(conversation: RecordedConversation, ear: Ear) -> list[Answer]:
         if owed["kind"] != "say":
             continue
         is_reply = any(abs(end - owed["after"]) < UNIT_MS / 1e6 for end in ends)
-        heard = _hear(conversation, owed["first_unit"], owed["end_unit"], ear)
+        heard = _hear(conversation, owed["first_unit"], owed["end_unit"], recogniser)
         words = heard is not None and heard.text == owed["text"]
         answers.append(
             Answer(
@@ -70,14 +68,16 @@ def judge_answers(conversation: RecordedConversation, ear: Ear) -> list[Answer]:
                 owed=owed["text"],
                 needs_vision=owed["needs_vision"],
                 said=conversation.said(owed["first_unit"], owed["end_unit"]) == owed["text"],
-                heard=words and ear.is_sure(heard),
+                heard=words and recogniser.is_sure(heard),
                 words=words,
             )
         )
     return answers
 
 
-def _hear(conversation: RecordedConversation, first_unit: int, end_unit: int, ear: Ear) -> Verdict | None:
+def _hear(
+    conversation: RecordedConversation, first_unit: int, end_unit: int, recogniser: PhraseRecogniser
+) -> Verdict | None:
     """What is heard of the sound that begins in units [first_unit, end_unit); None if there is none."""
     first_piece, end_piece = first_unit * PIECES_PER_UNIT, end_unit * PIECES_PER_UNIT
     begun = [(start, end) for start, end in bursts(conversation.wave) if first_piece <= start < end_piece]
@@ -88,7 +88,7 @@ def _hear(conversation: RecordedConversation, first_unit: int, end_unit: int, ea
         if following - end > _ANSWER_GAP:
             break
         end = its_end
-    return ear(excerpt(conversation.wave, start, end))
+    return recogniser(excerpt(conversation.wave, start, end))
 
 
 def answer_scores(answers: list[Answer]) -> dict[str, Score]:

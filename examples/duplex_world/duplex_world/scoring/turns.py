@@ -4,16 +4,13 @@ All from the level of its sound and the wall-clock labels of what the user did. 
 after the user's last word; one that began before talks over the user and is none.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
-
-from ..units import UNIT_MS
-from .recorded_conversation import RecordedConversation
-from .sound import PIECES_PER_UNIT, bursts, seconds, sounding_units
-from .statistics import Score, events_per_minute, quantile, rate
+from streamer_pipeline.evaluation.recorded_conversation import RecordedConversation
+from streamer_pipeline.evaluation.sound import PIECES_PER_UNIT, bursts, seconds, sounding_units
+from streamer_pipeline.evaluation.statistics import Score, events_per_minute, quantile, rate
+from streamer_pipeline.units import UNIT_MS
 
 STOP_UNITS = 3
 _GOES_ON = 0.6  # share of the units during and after a back-channel that must sound

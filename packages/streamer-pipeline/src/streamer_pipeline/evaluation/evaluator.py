@@ -1,48 +1,48 @@
-"""The whole examination of a checkpoint: which agents and which users are run, and on what they are scored."""
+"""The whole evaluation of a checkpoint: which agents and which users are run, and on what they are scored."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..clock import HEIGHT, WIDTH
 from ..pipeline import StreamerPipeline
-from . import controls
-from .answers import Ear
+from .absent import why_absent
 from .closed_loop import CountingSolver, SeparateSolver, converse, through_vaes, with_solver, without_picture
+from .controls import muted, shuffled_user
+from .dialogue import dialogue_scores
 from .endurance import as_records, endurance_scores, live_on, mean_silent_face
-from .examiner import Examiner
-from .face import FaceMeter
+from .face import FaceMeter, PictureMeter
 from .fidelity import Fidelity
-from .recorded_conversation import RecordedConversation, copy_previous, reference, silent
+from .lips import lip_scores
+from .liveliness import idle_scores, listening_scores
+from .recognisers import Recogniser
+from .recorded_conversation import RecordedConversation, reference, silent
+from .row_set import Control, RowSet
 from .rows import ROWS
 from .scorecard import ScoreCard, Scores
-from .sight import DrawnFaceMeter, agreement
-from .statistics import Score, mean
+from .speech import level_scores, word_error_rate
+from .statistics import Score
 
 if TYPE_CHECKING:
     from ..data.dyads import StoredDyad
 
-FEW = 3  # dyads of every scenario for what needs no more: ceiling, ablation, users without a question to see
+FEW = 3  # dyads of every scenario for what needs no more: ceiling, ablation, most controls
 
 Dyads = Callable[[], Iterable["StoredDyad"]]  # read anew for every pass: all frames of a test set do not fit in memory
-CONTROLS = {
-    "blank video": controls.blank_video,
-    "other video": controls.other_video,
-    "muted": controls.muted,
-    "shuffled user": controls.shuffled_user,
-}
-_OF_SIGHT = ("blank video", "other video")
+CONTROLS = {"muted": Control(muted), "shuffled user": Control(shuffled_user)}
+_LISTENED_TO = ("agent", "teacher", "recordings", "ceiling")  # columns whose sound is written down
 
 
 @dataclass(frozen=True)
 class Options:
-    """per_scenario: dyads of each. num_steps: solver steps, None for the checkpoint's own. minutes: of the long
-    session, 0 leaves it out. batch_size: conversations at once."""
+    """per_scenario: dyads of each; of a data set without scenarios so many in all. num_steps: solver steps, None for
+    the checkpoint's own. minutes: of the long session, 0 leaves it out. batch_size: conversations at once."""
 
     per_scenario: int = 10
     num_steps: int | None = None
@@ -51,61 +51,83 @@ class Options:
     batch_size: int = 8
 
 
+def scenario_of(labels: dict[str, Any]) -> str:
+    """ "" where a data set has no scenarios."""
+    return labels.get("scenario", "")
+
+
 def select(dyads: Iterable[StoredDyad], per_scenario: int, at_most: int | None = None) -> Iterator[StoredDyad]:
     """The first so many dyads of every scenario, in order; `at_most` saves reading on when all are found."""
     seen: Counter[str] = Counter()
     for dyad in dyads:
-        seen[dyad.labels["scenario"]] += 1
-        if seen[dyad.labels["scenario"]] <= per_scenario:
+        seen[scenario_of(dyad.labels)] += 1
+        if seen[scenario_of(dyad.labels)] <= per_scenario:
             yield dyad
         if sum(min(num, per_scenario) for num in seen.values()) == at_most:
             return
 
 
-class Examination:
+class Evaluator:
     """Runs a checkpoint against a test set and fills a `ScoreCard`.
 
     Args:
         dyads: gives the test set, from its beginning, at every call.
-        world: the data set's `dataset_info.json`: grammar, thresholds, boxes of the agent's face.
+        info: the data set's `dataset_info.json`.
+        row_set: what the data set brings of its own.
+        recogniser: writes down what the agent's sound says; without one there is no word error rate.
+        face_meter: reads the agent's face, where `row_set` does not.
+
+    Raises:
+        ValueError: the test set is empty.
     """
 
-    def __init__(self, dyads: Dyads, world: dict, options: Options, console: Console) -> None:
+    def __init__(
+        self,
+        dyads: Dyads,
+        info: dict[str, Any],
+        options: Options,
+        console: Console,
+        row_set: RowSet | None = None,
+        recogniser: Recogniser | None = None,
+        face_meter: FaceMeter | None = None,
+    ) -> None:
         self._all, self._options, self._console = dyads, options, console
-        self._meter = DrawnFaceMeter(world["agent"])
+        self._row_set, self._recogniser = row_set, recogniser
+        self._meter = (row_set and row_set.face_meter) or face_meter or PictureMeter()
+        self._size = tuple(info.get("size", (HEIGHT, WIDTH)))
         self._num_dyads: int | None = None  # known once all have been read
-        self._references = self._look_at_recordings()
+        recorded = self._track("recordings", self._dyads(), None)
+        self._references = [reference(dyad, self._meter) for dyad in recorded]
         self._num_dyads = len(self._references)
         if not self._references:
             raise ValueError("the test set is empty: check its folder and split")
         self._conversations: dict[str, list[RecordedConversation]] = {}  # of agents seen and heard on every dyad
-        self._examiner = Examiner(Ear(world), self._references)
-        self.card = ScoreCard(ROWS, chance=self._examiner.chance, run=asdict(options))
-        self._fill("recordings", self._references)
-        self.card.columns["recordings"] |= _means(self._agreements)
-        self._fill("silent", [silent(p) for p in self._references])
-        self._fill("copy previous", copy_previous(self._references))
+        self.card = ScoreCard((*(row_set.rows if row_set else ()), *ROWS), run=asdict(options))
+        baselines = {"silent": [silent(c) for c in self._references]}
+        if row_set is not None:
+            self.card.chance = row_set.begin(self._references)
+            baselines |= row_set.baselines(self._references)
+        for column, conversations in {"recordings": self._references, **baselines}.items():
+            self._fill(column, conversations)
 
     def _dyads(self) -> Iterator[StoredDyad]:
         return select(self._all(), self._options.per_scenario, self._num_dyads)
 
-    def _look_at_recordings(self) -> list[RecordedConversation]:
-        self._agreements: list[dict[str, float]] = []
-        conversations = []
-        for dyad in self._track("recordings", self._dyads(), None):
-            conversations.append(reference(dyad, self._meter))
-            if "motion" in dyad.labels["agent"]:
-                self._agreements.append(agreement(conversations[-1].face, dyad.labels["agent"]["motion"]))
-        return conversations
-
     def _fill(self, column: str, conversations: list[RecordedConversation]) -> Scores:
-        scores = self._examiner.scores(conversations)
-        scores["answers.relative"] = self._examiner.relative(scores)
+        scores = dialogue_scores(conversations) | level_scores(conversations)
+        if self._recogniser is not None and column in _LISTENED_TO:
+            scores["speech.wer"] = word_error_rate(conversations, self._recogniser)
+        if any(c.face is not None for c in conversations):
+            scores |= lip_scores(conversations) | listening_scores(conversations)
+            scores |= idle_scores(conversations, self._references)
+        if self._row_set is not None:
+            scores |= self._row_set.scores(column, conversations)
+            if by_scenario := self._row_set.by_scenario(conversations):
+                self.card.by_scenario[column] = by_scenario
         self.card.columns[column] = scores
-        self.card.by_scenario[column] = self._examiner.by_scenario(conversations)
         return scores
 
-    # ---- the parts of the examination ----
+    # ---- the parts of the evaluation ----
 
     def agent(self, pipeline: StreamerPipeline, column: str = "agent", num_steps: int | None = None) -> None:
         """The checkpoint itself, seen and heard on every dyad."""
@@ -117,17 +139,13 @@ class Examination:
 
     def ceiling(self, pipeline: StreamerPipeline) -> None:
         """The recorded agent through the VAEs: the best that its latents allow, and how much they keep."""
-        fidelity, agreements, conversations = Fidelity(), [], []
+        fidelity, conversations = Fidelity(), []
         for dyad in self._track("ceiling", self._few(), None):
             audio, video = through_vaes(pipeline, dyad)
             fidelity.add(dyad.agent_audio, audio, dyad.agent_video, video)
-            recorded = reference(dyad)
-            face = self._meter(video)
-            conversations.append(RecordedConversation(dyad.key, dyad.labels, audio[0].numpy(), recorded.texts, face))
-            if "motion" in dyad.labels["agent"]:
-                agreements.append(agreement(face, dyad.labels["agent"]["motion"]))
-        scores = self._fill("ceiling", conversations) | fidelity.scores()
-        self.card.columns["ceiling"] = scores | _means(agreements)
+            face = None if video is None else self._meter(video)
+            conversations.append(replace(reference(dyad), wave=audio[0].numpy(), face=face))
+        self.card.columns["ceiling"] = self._fill("ceiling", conversations) | fidelity.scores()
 
     def separate_denoising(self, pipeline: StreamerPipeline) -> None:
         """Sound and picture solved without each other."""
@@ -136,29 +154,20 @@ class Examination:
         self._fill("separate", conversations)
 
     def controls(self, pipeline: StreamerPipeline) -> None:
-        """Users that a fair agent must fail, in the scenarios that they concern; nobody looks at the agent."""
+        """Users that a fair agent must fail; nobody looks at the agent."""
         blind = without_picture(pipeline)
-        for column, control in CONTROLS.items():
-            concerned = filter(_needs_eyes, self._dyads()) if column in _OF_SIGHT else self._few()
-            conversations = self._converse(blind, column, control(concerned), None, self._options.num_steps)
+        for column, control in {**CONTROLS, **(self._row_set.controls if self._row_set else {})}.items():
+            concerned = self._few() if control.concerns is None else filter(control.concerns, self._dyads())
+            conversations = self._converse(blind, column, control.change(concerned), None, self._options.num_steps)
             self._fill(column, conversations)
-        agent = self.card.columns["agent"]
-        for column in _OF_SIGHT:
-            agent[f"sight.{column.split()[0]}"] = self.card.columns[column]["sight.text"]
 
     def acoustic_loop(self, pipeline: StreamerPipeline) -> None:
         """The agent's own sound in the user's microphone; beside it the same dyads of the agent's run without."""
         blind, steps = without_picture(pipeline), self._options.num_steps
         conversations = self._converse(blind, "hears itself", self._few(), None, steps, hears_itself=True)
-        seeds = {p.labels["seed"] for p in conversations}
-        self._fill(
-            "without loop", [replace(p, face=None) for p in self._conversations["agent"] if p.labels["seed"] in seeds]
-        )
-        scores = self._fill("hears itself", conversations)
-        self.card.columns["agent"] |= {
-            "loop.text": scores["answers.text"],
-            "loop.false_starts": scores["turns.false_starts"],
-        }
+        keys = {c.key for c in conversations}
+        self._fill("without loop", [replace(c, face=None) for c in self._conversations["agent"] if c.key in keys])
+        self._fill("hears itself", conversations)
 
     def long_session(self, pipeline: StreamerPipeline) -> None:
         """One conversation of many minutes, if there is to be one."""
@@ -166,16 +175,27 @@ class Examination:
         if options.minutes <= 0:
             return
         face = mean_silent_face(self._few(), self._meter)
-        passing = live_on(pipeline, self._dyads, options.minutes, self._meter, face, options.seed, options.num_steps)
+        passing = live_on(
+            pipeline, self._dyads, options.minutes, self._meter, face, options.seed, options.num_steps, self._size
+        )
         minutes = list(self._track("long session (minutes)", passing, int(options.minutes)))
         self.card.minutes = as_records(minutes)
         self.card.columns["agent"] |= endurance_scores(minutes)
+
+    def finish(self) -> ScoreCard:
+        """Rows that come from other columns; why rows are missing."""
+        if self._row_set is not None:
+            self.card.columns["agent"] |= self._row_set.across(self.card.columns)
+        for row in ROWS:
+            reason = why_absent(row.key, self._references, self._recogniser is not None, self._meter)
+            self.card.say_why_absent([row.key], reason)
+        return self.card
 
     # ---- how they are run ----
 
     def _few(self) -> Iterator[StoredDyad]:
         few = min(FEW, self._options.per_scenario)
-        scenarios = Counter(p.labels["scenario"] for p in self._references)
+        scenarios = Counter(scenario_of(c.labels) for c in self._references)
         return select(self._all(), few, sum(min(num, few) for num in scenarios.values()))
 
     def _converse(
@@ -188,19 +208,13 @@ class Examination:
         hears_itself: bool = False,
     ) -> list[RecordedConversation]:
         options = self._options
-        talking = converse(pipeline, dyads, meter, options.seed, num_steps, options.batch_size, hears_itself)
+        talking = converse(
+            pipeline, dyads, meter, options.seed, num_steps, options.batch_size, hears_itself, self._size
+        )
         conversations = self._track(what, talking, len(self._references))
-        return sorted(conversations, key=lambda p: p.labels["seed"])
+        return sorted(conversations, key=lambda c: c.key)
 
     def _track(self, what: str, things: Iterable, total: int | None) -> Iterator:
         columns = TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console) as progress:
             yield from progress.track(things, total=total, description=what)
-
-
-def _needs_eyes(dyad: StoredDyad) -> bool:
-    return any(expected["needs_vision"] for expected in dyad.labels["expect"])
-
-
-def _means(agreements: list[dict[str, float]]) -> Scores:
-    return {f"judges.{name}": mean([a[name] for a in agreements if name in a]) for name in ("mouth", "eyes")}
