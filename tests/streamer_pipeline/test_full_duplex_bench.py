@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recordings import write_film
 from streamer_pipeline.cli import app
 from streamer_pipeline.data.words import Word
 from streamer_pipeline.evaluation.full_duplex_bench import metrics
@@ -217,6 +218,21 @@ def _only(samples: Path, subset: str) -> Path:
     folder.mkdir(parents=True)
     (samples / "v1_0" / subset).rename(folder / subset)
     return folder.parent
+
+
+def test_a_film_stands_for_the_users_picture(tmp_path, samples):
+    talking_pipeline().save_pretrained(tmp_path / "checkpoint")
+    folder, film = _only(samples, "candor_turn_taking"), write_film(tmp_path / "film.mp4", 0.4)
+    sound, answer = folder / "v1_0/candor_turn_taking/1/input.wav", folder / "v1_0/candor_turn_taking/1/output.wav"
+    arguments = [tmp_path / "checkpoint", "--benchmark", "full-duplex-bench", folder]
+    heard = []
+    for options, note in (((), "--picture gives it a film"), (("--picture", film), f"of all users is {film}")):
+        result = evaluate(*arguments, *options)
+        assert result.exit_code == 0 and note in result.output, result.output
+        heard.append(answer.read_bytes())
+    assert heard[0] != heard[1]
+    refused = evaluate(*arguments, "--picture", sound)
+    assert refused.exit_code == 1 and "has no picture" in refused.output
 
 
 def test_where_input_and_clean_input_differ_something_happens(samples):

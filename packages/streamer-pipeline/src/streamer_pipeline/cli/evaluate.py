@@ -29,6 +29,9 @@ def evaluate(
     benchmark: Annotated[
         Literal["full-duplex-bench"] | None, typer.Option(help="hear the samples of a public benchmark in FOLDER")
     ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="film of a person, who is seen while the samples of a benchmark are heard")
+    ] = None,
     recogniser: Annotated[
         str | None,
         typer.Option(help="who writes down what the agent says: pocketsphinx, whisper:MODEL or module:callable"),
@@ -76,7 +79,18 @@ def evaluate(
             with needs_extra("eval"):
                 from ..evaluation.full_duplex_bench.command import run_benchmark
             run_benchmark(
-                checkpoint, folder, recogniser, per_scenario, steps, seed, batch_size, out, console, device, dtype
+                checkpoint,
+                folder,
+                recogniser,
+                picture,
+                per_scenario,
+                steps,
+                seed,
+                batch_size,
+                out,
+                console=console,
+                device=device,
+                dtype=dtype,
             )
             return
         with needs_extra("eval"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,7 +105,7 @@ def converse(
     num_steps: int | None = None,
     batch_size: int = 8,
     hears_itself: bool = False,
-    size: tuple[int, int] = (HEIGHT, WIDTH),
+    unseen: Tensor | None = None,
 ) -> Iterator[RecordedConversation]:
     """Let the agent meet the user of every dyad, closed loop; yields conversations as conversations end.
 
@@ -113,13 +114,13 @@ def converse(
         seed: of all noise. The noise of a dyad depends on this and on the dyad, not on what else is run.
         num_steps: solver steps per unit; None takes the checkpoint's own.
         hears_itself: the agent's sound comes back through the user's microphone, by a room that depends on the dyad.
-        size: height and width of the black picture where nobody filmed the user; that of all dyads, if some have one.
+        unseen: what is seen of users whom nobody filmed, as `user_units` takes it; as large as the picture of others.
     """
     waiting, live = iter(dyads), []
     batch: SessionBatch | None = None
     while True:
         while len(live) < batch_size and (dyad := next(waiting, None)) is not None:
-            live.append(_Conversation(pipeline, dyad, meter, seed, num_steps, hears_itself, size))
+            live.append(_Conversation(pipeline, dyad, meter, seed, num_steps, hears_itself, unseen))
             session = live[-1].session
             if batch is None:
                 batch = pipeline.open_batch(batch_size, num_steps, session.options.height, session.options.width)
@@ -147,14 +148,14 @@ class _Conversation:
         seed: int,
         num_steps: int | None,
         hears_itself: bool,
-        size: tuple[int, int],
+        unseen: Tensor | None,
     ) -> None:
         own_seed = seed_of(dyad)
-        self.session = open_session(pipeline, dyad, seed + own_seed, num_steps, size)
+        self.session = open_session(pipeline, dyad, seed + own_seed, num_steps, unseen)
         self._key, self._labels, self._meter = dyad.key, dyad.labels, meter
         self._loop = AcousticLoop(own_seed) if hears_itself else None
         self._delay = pipeline.streamer.config.response_delay
-        self._users = iter(user_units(dyad, size))
+        self._users = user_units(dyad, unseen)
         self._num_left = dyad.num_units - self._delay  # what would play after the end is not asked for
         self._heard: list[np.ndarray] = [np.zeros(self._delay * SAMPLES_PER_UNIT, np.float32)]
         self._texts: list[str] = [""] * self._delay
@@ -193,19 +194,32 @@ def open_session(
     dyad: StoredDyad,
     seed: int,
     num_steps: int | None = None,
-    size: tuple[int, int] = (HEIGHT, WIDTH),
+    unseen: Tensor | None = None,
 ) -> StreamerSession:
-    """A session for the size of the dyad's user picture; `size` where there is none."""
-    height, width = size if dyad.user_video is None else dyad.user_video.shape[2:]
+    """A session for the size of the dyad's user picture, or of what is seen instead."""
+    picture = unseen if dyad.user_video is None else dyad.user_video
+    height, width = (HEIGHT, WIDTH) if picture is None else picture.shape[2:]
     return pipeline.open_session(seed=seed, num_inference_steps=num_steps, height=height, width=width)
 
 
-def user_units(dyad: StoredDyad, size: tuple[int, int] = (HEIGHT, WIDTH)) -> list[UserUnit]:
-    """What the user of a dyad does; black of `size` where nobody filmed."""
+def user_units(dyad: StoredDyad, unseen: Tensor | None = None) -> Iterator[UserUnit]:
+    """What the user of a dyad does.
+
+    Args:
+        unseen: (3, T, H, W), what is seen where nobody filmed the user, begun again at its end; T is a multiple of 4.
+            None is black.
+    """
     if dyad.user_video is not None:
-        return split_units(dyad.user_audio, dyad.user_video)
-    black = torch.full((3, FRAMES_PER_UNIT, *size), -1.0)
-    return [UserUnit(piece, black) for piece in dyad.user_audio.split(SAMPLES_PER_UNIT, dim=1)]
+        yield from split_units(dyad.user_audio, dyad.user_video)
+        return
+    pictures = (black(HEIGHT, WIDTH) if unseen is None else unseen).split(FRAMES_PER_UNIT, dim=1)
+    sounds = dyad.user_audio.split(SAMPLES_PER_UNIT, dim=1)
+    yield from (UserUnit(sound, picture) for sound, picture in zip(sounds, cycle(pictures), strict=False))
+
+
+def black(height: int, width: int) -> Tensor:
+    """A unit of darkness, (3, 4, H, W)."""
+    return torch.full((3, FRAMES_PER_UNIT, height, width), -1.0)
 
 
 def seed_of(dyad: StoredDyad) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..pipeline import StreamerPipeline
-from ..units import HEIGHT, UNIT_MS, WIDTH, UserUnit, split_units
+from ..units import UNIT_MS, UserUnit, split_units
 from .closed_loop import CountingSolver, open_session, user_units, with_solver
 from .face import FaceMeter
 from .sound import active_pieces, decibels, levels
@@ -71,17 +71,17 @@ def live_on(
     silent_face: np.ndarray | None,
     seed: int = 0,
     num_steps: int | None = None,
-    size: tuple[int, int] = (HEIGHT, WIDTH),
+    unseen: Tensor | None = None,
 ) -> Iterator[Minute]:
     """One session over concatenated dyads, begun again when they are used up; yields every minute as it ends."""
     solver = CountingSolver(pipeline.scheduler)
     watched = with_solver(pipeline, solver)
     session, tally = None, _Tally()
     per_minute = round(UNITS_PER_MINUTE)
-    for index, (dyad, user) in enumerate(_endless(dyads, size)):
+    for index, (dyad, user) in enumerate(_endless(dyads, unseen)):
         if index >= round(num_minutes * UNITS_PER_MINUTE):
             return
-        session = session or open_session(watched, dyad, seed, num_steps, size)
+        session = session or open_session(watched, dyad, seed, num_steps, unseen)
         unit = session.step(user)
         _note(tally, unit.audio, unit.video, solver, meter, silent_face)
         if (index + 1) % per_minute == 0:
@@ -89,10 +89,10 @@ def live_on(
             tally = _Tally()
 
 
-def _endless(dyads: Callable[[], Iterable[StoredDyad]], size: tuple[int, int]) -> Iterator[tuple[StoredDyad, UserUnit]]:
+def _endless(dyads: Callable[[], Iterable[StoredDyad]], unseen: Tensor | None) -> Iterator[tuple[StoredDyad, UserUnit]]:
     while True:
         for dyad in dyads():
-            yield from ((dyad, unit) for unit in user_units(dyad, size))
+            yield from ((dyad, unit) for unit in user_units(dyad, unseen))
 
 
 def _note(

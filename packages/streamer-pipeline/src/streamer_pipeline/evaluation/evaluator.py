@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..clock import HEIGHT, WIDTH
 from ..pipeline import StreamerPipeline
 from .absent import why_absent
-from .closed_loop import CountingSolver, SeparateSolver, converse, through_vaes, with_solver, without_picture
+from .closed_loop import CountingSolver, SeparateSolver, black, converse, through_vaes, with_solver, without_picture
 from .controls import muted, shuffled_user
 from .dialogue import dialogue_scores
 from .endurance import as_records, endurance_scores, live_on, mean_silent_face
@@ -94,7 +94,7 @@ class Evaluator:
         self._all, self._options, self._console = dyads, options, console
         self._row_set, self._recogniser = row_set, recogniser
         self._meter = (row_set and row_set.face_meter) or face_meter or PictureMeter()
-        self._size = tuple(info.get("size", (HEIGHT, WIDTH)))
+        self._unseen = black(*info.get("size", (HEIGHT, WIDTH)))
         self._num_dyads: int | None = None  # known once all have been read
         recorded = self._track("recordings", self._dyads(), None)
         self._references = [reference(dyad, self._meter) for dyad in recorded]
@@ -176,7 +176,7 @@ class Evaluator:
             return
         face = mean_silent_face(self._few(), self._meter)
         passing = live_on(
-            pipeline, self._dyads, options.minutes, self._meter, face, options.seed, options.num_steps, self._size
+            pipeline, self._dyads, options.minutes, self._meter, face, options.seed, options.num_steps, self._unseen
         )
         minutes = list(self._track("long session (minutes)", passing, int(options.minutes)))
         self.card.minutes = as_records(minutes)
@@ -209,7 +209,7 @@ class Evaluator:
     ) -> list[RecordedConversation]:
         options = self._options
         talking = converse(
-            pipeline, dyads, meter, options.seed, num_steps, options.batch_size, hears_itself, self._size
+            pipeline, dyads, meter, options.seed, num_steps, options.batch_size, hears_itself, self._unseen
         )
         conversations = self._track(what, talking, len(self._references))
         return sorted(conversations, key=lambda c: c.key)
