@@ -31,7 +31,8 @@ from streamer_core.generation import (
     settle_language,
 )
 from streamer_pipeline import StreamerPipeline, UserUnit
-from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining, means_over_ranks
+from streamer_pipeline.data.duplex_batch import DuplexBatch
+from streamer_pipeline.training.modules import DuplexTraining, means_over_ranks
 from training_speed import duplex_batch
 
 STAGES = ("context", "slots", "solve", "commit")

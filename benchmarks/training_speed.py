@@ -7,7 +7,8 @@ from causal_codec import CausalAudioEncoder, CausalAudioEncoderConfig, CausalVid
 from harness import Row, Setting, alternate, count_flops, matmul_probe, median, ratio
 from streamer_core import StreamerModel, preset
 from streamer_pipeline import SAMPLES_PER_UNIT
-from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining, means_over_ranks
+from streamer_pipeline.data.duplex_batch import DuplexBatch
+from streamer_pipeline.training.modules import DuplexTraining, means_over_ranks
 
 BATCH_SIZE, NUM_UNITS, PROMPT_LENGTH = 4, 48, 4  # as examples/train/train_streamer.py trains "tiny"
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import lightning
 import torch
 from causal_vae.training import EndlessBatches, build_trainer, fit
+from streamer_pipeline.data.duplex_batch import DuplexBatch
 from streamer_pipeline.training.distillation import TrajectoryDistillation
-from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining, ShardedDuplexTraining, gather_weights
+from streamer_pipeline.training.modules import DuplexTraining, ShardedDuplexTraining, gather_weights
 from tiny_parts import tiny_pipeline
 
 NUM_STEPS, NUM_ROWS, NUM_UNITS = 8, 2, 6

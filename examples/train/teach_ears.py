@@ -19,10 +19,10 @@ import torch
 import typer
 from causal_codec import CausalAudioEncoder, CausalVideoEncoder, SpeechEmbeddingAudioEncoder
 from causal_vae.training import build_trainer, fit
-from duplex_world.conversations import Mixture
 from duplex_world.hearing import EarTraining, Heard, WatchedDyads
 from streamer_core import StreamerModel, StreamerTokenizer
 from streamer_pipeline import StreamerPipeline
+from streamer_pipeline.data.tasks import Mixture
 from torch.utils.data import DataLoader
 
 TASKS = {"hearing": 0.4, "words": 0.6}

@@ -16,12 +16,13 @@ import typer
 from causal_codec import CausalAudioDecoder
 from causal_vae import CausalAudioVAE
 from causal_vae.training import build_trainer, fit
-from duplex_world.conversations import PROMPTS, Dyads, Mixture
+from duplex_world.conversations import PROMPTS, Dyads
 from duplex_world.linear_video import EigenpictureVAE
 from duplex_world.persona_dyads import PersonaConversations
 from duplex_world.stages import AUDIO_WEIGHT, SIZES, VALIDATION_BATCHES, load_parts
 from streamer_core import FlowMatchScheduler, StreamerTokenizer, with_video_latents
 from streamer_pipeline import StreamerPipeline
+from streamer_pipeline.data.tasks import Mixture
 from streamer_pipeline.training.modules import DuplexTraining
 from torch.utils.data import DataLoader
 
@@ -58,7 +59,7 @@ def main(
         audio_weight=AUDIO_WEIGHT,
         video_weight=VIDEO_WEIGHT,
         history_dropout=HISTORY_DROPOUT,
-        validation_names=tuple(MIXTURE.tasks),
+        validation_names=tuple(MIXTURE.weights),
     )
     data = {
         "tokenizer": tokenizer,
@@ -74,7 +75,7 @@ def main(
     if val_personas:
         unseen = Dyads([val_personas], with_latents=True)
         validation = []
-        for task in MIXTURE.tasks:
+        for task in MIXTURE.weights:
             batches = PersonaConversations(unseen, unseen, mixture=Mixture({task: 1.0}), vary=False, **data)
             validation.append(DataLoader([batches[step, 0] for step in range(VALIDATION_BATCHES)], batch_size=None))
     trainer = build_trainer(run, max_steps, validate_every if validation else None, precision=precision)

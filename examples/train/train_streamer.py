@@ -20,7 +20,7 @@ from causal_codec import (
     CausalVideoEncoder,
 )
 from causal_vae.training import build_trainer, fit
-from duplex_world.conversations import Conversations, Dyads, Mixture
+from duplex_world.conversations import WORLD_TASKS, Dyads, WorldConversations
 from duplex_world.sample_conversations import SampleConversations
 from duplex_world.stages import (
     AUDIO_WEIGHT,
@@ -32,6 +32,7 @@ from duplex_world.stages import (
     new_parts,
     validation_loaders,
 )
+from streamer_pipeline.data.tasks import Mixture
 from streamer_pipeline.training.modules import DuplexTraining, ShardedDuplexTraining, gather_weights
 from transformers import AutoModel
 
@@ -79,7 +80,7 @@ def main(
         parts = parts[0], AutoModel.from_pretrained(audio_encoder, dtype=torch.float32), parts[2]
     if video_encoder:
         parts = *parts[:2], CausalVideoEncoder.from_pretrained(video_encoder, dtype=torch.float32)
-    mixture = Mixture.parse(tasks) if tasks else settings["mixture"]
+    mixture = Mixture.parse(tasks, WORLD_TASKS) if tasks else settings["mixture"]
     is_sharded = strategy == "fsdp2"
     if is_sharded and stage == 3:
         raise typer.BadParameter("stage 3 holds a teacher beside its student; train it with --strategy auto")
@@ -89,7 +90,7 @@ def main(
         max_steps,
         audio_weight=AUDIO_WEIGHT,
         history_dropout=history_dropout,
-        validation_names=tuple(mixture.tasks),
+        validation_names=tuple(mixture.weights),
     )
     if stage == 3:
         training = PHASES[phase](
@@ -97,7 +98,7 @@ def main(
             DuplexTraining(*load_parts(teacher or start_from), **training.hparams),
             learning_rate or settings["learning_rate"],
             max_steps,
-            validation_names=tuple(mixture.tasks),
+            validation_names=tuple(mixture.weights),
         )
     config = parts[0].config
     data = {
@@ -109,8 +110,10 @@ def main(
     }
     media_dyads = Dyads([dyads], with_latents=True)
     language_dyads = Dyads([dyads, users] if users else [dyads], with_latents=False)
-    batches = Conversations(language_dyads, media_dyads, mixture=mixture, seed=seed, **data)
-    validation = validation_loaders(data, val_dyads, list(mixture.tasks)) if val_dyads else None
+    batches = WorldConversations(
+        language_dyads, media_dyads, mixture=mixture, seed=seed, num_processes=devices * num_nodes, **data
+    )
+    validation = validation_loaders(data, val_dyads, list(mixture.weights)) if val_dyads else None
     if devices * num_nodes > 1 and strategy == "auto":
         strategy = "ddp_find_unused_parameters_true"  # language batches leave what denoises unused
     callbacks = [SampleConversations(run / "samples", sample, parts, tokenizer, audio_vae, video_vae)] if sample else []

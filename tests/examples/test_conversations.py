@@ -6,7 +6,7 @@ import torch
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.augment import other_camera, other_room, own_echo, photograph
 from duplex_world.clock import unit_at
-from duplex_world.conversations import PER_UNIT, PROMPTS, Conversations, Dyads, Mixture, suppress_noise
+from duplex_world.conversations import PROMPTS, Dyads, WorldConversations
 from duplex_world.dyad import build_dyad
 from duplex_world.render import render_frames
 from duplex_world.scenarios import SCENARIOS
@@ -22,6 +22,8 @@ from duplex_world.training_tensors import (
 )
 from safetensors.torch import save_file
 from streamer_core import StreamerTokenizer
+from streamer_pipeline.data.augment import suppress_noise
+from streamer_pipeline.data.tasks import Mixture
 
 NUM_UNITS, DELAY = 40, 1
 
@@ -53,7 +55,7 @@ def folder(dyads, tokenizer, tmp_path_factory):
 
 def batches(folder, tokenizer, **weights):
     data = Dyads([folder], with_latents=True)
-    conversations = Conversations(data, data, tokenizer, Mixture(weights), NUM_UNITS, 2, DELAY, 1)
+    conversations = WorldConversations(data, data, tokenizer, Mixture(weights), NUM_UNITS, 2, DELAY, 1)
     return [conversations[step, 0] for step in range(4)]
 
 
@@ -92,7 +94,7 @@ def test_words_that_do_not_fit_wait_and_none_is_lost(tokenizer):
 def test_the_agent_is_shifted_by_the_response_delay(folder, tokenizer, task):
     for batch in batches(folder, tokenizer, **{task: 1.0}):
         assert batch.video_latents.shape == (2, 32, NUM_UNITS, 4, 7)
-        assert batch.user_audio.shape == (2, 1, NUM_UNITS * PER_UNIT["user_audio"])
+        assert batch.user_audio.shape == (2, 1, NUM_UNITS * 3840)
         assert torch.equal(batch.video_latents[:, 0, :, 0, 0], batch.audio_latents[:, 0, ::4])
         begins_with_a_dyad = batch.valid.all(1)
         assert (batch.video_latents[begins_with_a_dyad, 0, 0, 0, 0] == DELAY).all()
@@ -109,7 +111,7 @@ def test_language_batches_hold_no_latents_and_name_their_task(folder, tokenizer)
 def test_processes_have_windows_of_their_own_but_the_same_kind_of_batch(folder, tokenizer):
     data = Dyads([folder], with_latents=True)
     mixture = Mixture({"words": 1.0, "duplex": 1.0})
-    conversations = Conversations(data, data, tokenizer, mixture, NUM_UNITS, 2, DELAY, 1)
+    conversations = WorldConversations(data, data, tokenizer, mixture, NUM_UNITS, 2, DELAY, 1, num_processes=2)
     kinds = []
     for step in range(8):
         here, there = conversations[step, 0], conversations[step, 1]

@@ -8,7 +8,7 @@ import torch
 import train_personas
 from causal_vae import CausalAudioVAE
 from duplex_world.agent_voice import AgentVoice
-from duplex_world.conversations import Dyads, Mixture, collate
+from duplex_world.conversations import Dyads
 from duplex_world.dyad import build_dyad
 from duplex_world.persona_dyads import PersonaConversations, agent_clip, with_behaviors
 from duplex_world.persona_judge import PersonaJudge
@@ -17,6 +17,8 @@ from duplex_world.personas import PERSONAS
 from duplex_world.stages import new_parts
 from duplex_world.training_tensors import build_tokenizer
 from streamer_core import StreamerTokenizer
+from streamer_pipeline.data.tasks import Mixture
+from streamer_pipeline.data.windows import collate
 from streamer_pipeline.evaluation.report import read_json
 
 DELAY = 1
@@ -90,10 +92,10 @@ def test_a_voice_keeps_its_timing(voice):
 def test_a_windows_prompt_shows_what_follows(data):
     """The latents of a window are those of the face and the voice in its reference, in every combination."""
     stream, found = conversations(data, duplex=1.0), set()
-    stored = [stream.media_dyads[index] for index in range(len(stream.media_dyads))]
+    stored = list(map(stream.sources["duplex"].__getitem__, range(len(stream.sources["duplex"]))))
     torch.manual_seed(0)
-    for _ in range(24):
-        window = stream._window(stream.media_dyads, "duplex")
+    for step in range(24):
+        window = stream.window(stream.rows(step)[0], stream.sources["duplex"])
         pair = []
         for kind in ("video", "audio"):
             (name,) = (
@@ -114,7 +116,7 @@ def holds(tensors, sought):
 
 def test_language_windows_have_the_same_prompt(data):
     stream = conversations(data, words=1.0)
-    batch = collate([stream._window(stream.dyads, "words") for _ in range(2)], with_latents=False)
+    batch = collate([stream.window(row, stream.sources["words"]) for row in stream.rows(0)], with_latents=False)
     assert batch.video_latents is None
     assert batch.reference_video.shape[2] * 4 == batch.reference_audio.shape[2]
 

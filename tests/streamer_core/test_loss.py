@@ -97,3 +97,16 @@ def test_where_nothing_counts_the_losses_and_their_gradients_are_zero():
     assert loss == 0
     loss.backward()
     assert all(torch.equal(tensor.grad, torch.zeros_like(tensor)) for tensor in vars(output).values())
+
+
+def test_units_without_a_picture_have_no_error_of_the_picture():
+    output, streams, noise = a_case()
+    seen = torch.tensor([[True] * 4, [False] * 4, [True, False, False, False]])
+    expected = losses((output, streams, noise), video_valid=seen)
+    unseen = ~seen[:, None, :, None, None].expand_as(output.video_velocity)
+    changed = replace(output, video_velocity=torch.where(unseen, 9.0, output.video_velocity))
+    found = losses((changed, streams, noise), video_valid=seen)
+    for name, term in expected.items():
+        assert torch.equal(found[name].mean(), term.mean())
+    assert losses((changed, streams, noise))["video"].mean() > 2 * expected["video"].mean()
+    assert losses((output, streams, noise), video_valid=torch.zeros_like(seen))["video"].mean() == 0

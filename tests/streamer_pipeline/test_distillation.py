@@ -8,6 +8,7 @@ import torch
 from causal_vae.training import average_decay, build_trainer
 from lightning.pytorch.callbacks import Callback
 from streamer_core import FlowMatchScheduler
+from streamer_pipeline.data.duplex_batch import DuplexBatch
 from streamer_pipeline.training.distillation import (
     Given,
     SelfForcing,
@@ -19,7 +20,7 @@ from streamer_pipeline.training.distillation import (
     roll_out,
     trajectory,
 )
-from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
+from streamer_pipeline.training.modules import DuplexTraining
 from tiny_parts import tiny_pipeline
 from torch.utils.data import DataLoader
 

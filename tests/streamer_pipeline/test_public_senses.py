@@ -2,7 +2,8 @@
 
 import torch
 from streamer_core import StreamerConfig, StreamerModel
-from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
+from streamer_pipeline.data.duplex_batch import DuplexBatch
+from streamer_pipeline.training.modules import DuplexTraining
 from test_contract import CASES
 
 NUM_UNITS = 3

@@ -5,7 +5,8 @@ import torch
 from causal_vae.training import EndlessBatches, build_trainer, fit
 from lightning.pytorch.callbacks import Callback
 from streamer_core import UnitStreams
-from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
+from streamer_pipeline.data.duplex_batch import DuplexBatch
+from streamer_pipeline.training.modules import DuplexTraining
 from tiny_parts import tiny_pipeline
 from torch.utils.data import DataLoader
 

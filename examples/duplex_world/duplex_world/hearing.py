@@ -1,15 +1,19 @@
 """Lessons for the ears of a finished agent, whose Transformer is frozen and whose eyes have looked already."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from causal_codec import CausalVideoEncoder
 from causal_vae.training import adamw_with_cosine
 from streamer_core import StreamerTokenizer, UnitStreams
-from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
+from streamer_pipeline.data.duplex_batch import DuplexBatch
+from streamer_pipeline.data.tasks import TASKS, Mixture, Tensors
+from streamer_pipeline.data.windows import Conversations
+from streamer_pipeline.training.modules import DuplexTraining
 from torch import Tensor
 
-from .conversations import Conversations, Dyads, units_of
+from .conversations import PROMPT, Dyads
 
 _REFRESH_EVERY = 100  # batches
 _ANSWER_UNITS = 12  # after the user's last word: so much of the answer shows what was understood
@@ -48,32 +52,29 @@ class Spellable(Dyads):
         self._checked = len(self._all)
 
 
+def _around_question(dyad: Tensors, tokenizer: StreamerTokenizer) -> tuple[int, int]:
+    """Nothing of what comes long before or after the user speaks: no ear learns from it."""
+    heard = (dyad["user_heard"] != tokenizer.pad_token_id).any(1).nonzero()[:, 0]
+    if not len(heard):
+        return 0, min(9, len(dyad["state"]))
+    return max(0, int(heard[0]) - 6), min(len(dyad["state"]), int(heard[-1]) + _ANSWER_UNITS)
+
+
 class Heard(Conversations):
     """Windows of "hearing" and "words" whose pictures are tokens already."""
 
-    def __init__(self, dyads: Dyads, tokenizer: StreamerTokenizer, **shape: object) -> None:
-        super().__init__(dyads, None, tokenizer, **shape)
-        self.spellable = Spellable(dyads, tokenizer)
+    def __init__(self, dyads: Dyads, tokenizer: StreamerTokenizer, mixture: Mixture, **shape: object) -> None:
+        tasks = {"hearing": TASKS["hearing"], "words": replace(TASKS["words"], span=_around_question)}
+        sources = {"hearing": Spellable(dyads, tokenizer), "words": dyads}
+        super().__init__(sources, tokenizer, mixture, prompt=PROMPT, tasks=tasks, **shape)
 
     def draw(self, step: int, rank: int) -> DuplexBatch:
         if step % _REFRESH_EVERY == 0:
-            self.dyads.refresh()
-            self.spellable.refresh()
+            for dyads in (self.sources["words"], self.sources["hearing"]):
+                dyads.refresh()
         return super().draw(step, rank)
 
-    def _window(self, source: Dyads, task: str) -> dict[str, Tensor]:
-        return super()._window(self.spellable if task == "hearing" else source, task)
-
-    def _cut(self, dyad: dict[str, Tensor], task: str) -> dict[str, Tensor]:
-        """Nothing of what comes long before or after the user speaks: no ear learns from it."""
-        if task == "hearing":
-            return super()._cut(dyad, task)
-        heard = (dyad["user_heard"] != self.tokenizer.pad_token_id).any(1).nonzero()[:, 0]
-        if not len(heard):
-            return units_of(dyad, 0, 9)
-        return units_of(dyad, max(0, int(heard[0]) - 6), min(len(dyad["state"]), int(heard[-1]) + _ANSWER_UNITS))
-
-    def _pictures(self, frames: Tensor) -> Tensor:
+    def pictures(self, frames: Tensor) -> Tensor:
         return frames.float()
 
 

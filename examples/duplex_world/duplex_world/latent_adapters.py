@@ -4,10 +4,12 @@ import torch
 from rich.console import Console
 from streamer_core import VIDEO_ADAPTERS
 from streamer_pipeline import StreamerPipeline
-from streamer_pipeline.training.modules import DuplexBatch, DuplexTraining
+from streamer_pipeline.data.duplex_batch import DuplexBatch
+from streamer_pipeline.data.tasks import Mixture
+from streamer_pipeline.training.modules import DuplexTraining
 
 from .agent_voice import AgentVoice
-from .conversations import Conversations, Mixture
+from .conversations import WorldConversations
 from .dyad import build_dyad
 from .scenarios import SCENARIOS
 from .training_tensors import encode_dyad
@@ -53,11 +55,13 @@ def held_out_loss(training: DuplexTraining, held_out: list[DuplexBatch]) -> floa
         return sum(training.losses(batch)[0]["video"].mean().item() for batch in held_out) / len(held_out)
 
 
-def conversations(pipeline: StreamerPipeline, num_dyads: int, first_seed: int) -> Conversations:
+def conversations(pipeline: StreamerPipeline, num_dyads: int, first_seed: int) -> WorldConversations:
     """Training batches of new dyads, in the pipeline's own latents."""
     voice, names, config = AgentVoice(), list(SCENARIOS), pipeline.streamer.config
     dyads = [build_dyad(first_seed + i, names[i % len(names)], voice, config.response_delay) for i in range(num_dyads)]
     stored = [encode_dyad(dyad, pipeline.tokenizer, pipeline.audio_vae, pipeline.video_vae) for dyad in dyads]
     mixture = Mixture({"duplex": 1.0})
     shape = {"num_units": 16, "batch_size": 2, "user_text_slots": config.user_text_slots}
-    return Conversations(stored, stored, pipeline.tokenizer, mixture, response_delay=config.response_delay, **shape)
+    return WorldConversations(
+        stored, stored, pipeline.tokenizer, mixture, response_delay=config.response_delay, **shape
+    )

@@ -12,11 +12,13 @@ from causal_vae import CausalAudioVAE
 from safetensors.torch import load_file
 from streamer_core import StreamerTokenizer
 from streamer_pipeline import Persona
+from streamer_pipeline.data.tasks import Source
+from streamer_pipeline.data.windows import Row
 from tokenizers import AddedToken
 from torch import Tensor
 
 from .clock import FRAMES_PER_UNIT, SAMPLES_PER_UNIT
-from .conversations import PROMPTS, Conversations, Dyads
+from .conversations import PROMPTS, WorldConversations
 from .dyad import Dyad
 from .linear_video import EigenpictureVAE
 from .motion import idle_motion
@@ -81,7 +83,7 @@ def persona_of(face: str, voice: str, audio: np.ndarray, seed: int) -> Persona:
 class PersonaDyads:
     """Stored dyads with one face and one voice."""
 
-    def __init__(self, dyads: Dyads, face: str, voice: str) -> None:
+    def __init__(self, dyads: Source, face: str, voice: str) -> None:
         self.dyads, self.face, self.voice = dyads, face, voice
 
     def __len__(self) -> int:
@@ -96,8 +98,8 @@ class PersonaDyads:
         return kept
 
 
-class PersonaConversations(Conversations):
-    """`Conversations` whose every window has a face and a voice of its own, and a reference of both in its prompt.
+class PersonaConversations(WorldConversations):
+    """`WorldConversations` whose every window has a face and a voice of its own, and a reference of both in its prompt.
 
     Args:
         references: file of `prepare_personas.py` with "<persona>_audio" (N, C, R * n) and "<persona>_video"
@@ -108,9 +110,9 @@ class PersonaConversations(Conversations):
         super().__init__(*arguments, **options)
         self.references = load_file(references)
 
-    def _window(self, source: Dyads, task: str) -> dict[str, Tensor]:
+    def window(self, row: Row, source: Source) -> dict[str, Tensor]:
         face, voice = (list(PERSONAS)[int(torch.randint(len(PERSONAS), ()))] for _ in range(2))
-        window = super()._window(PersonaDyads(source, face, voice), task)
+        window = super().window(row, PersonaDyads(source, face, voice))
         samples, pictures = self.references[f"{voice}_audio"], self.references[f"{face}_video"]
         return window | {
             "reference_audio": samples[torch.randint(len(samples), ())],

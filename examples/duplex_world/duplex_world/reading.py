@@ -7,10 +7,12 @@ import torch
 from causal_codec import CausalAudioEncoder, CausalVideoEncoder
 from causal_vae.training import EndlessBatches, adamw_with_cosine
 from streamer_core import StreamerTokenizer, WeightedMean
+from streamer_pipeline.data.augment import vary_camera
+from streamer_pipeline.data.tasks import Mixture
 from streamer_pipeline.training.modules import log_validation
 from torch import Tensor, nn
 
-from .conversations import Conversations, Dyads, Mixture, draw, vary_camera
+from .conversations import Dyads, WorldConversations, draw
 
 NUM_LOOKS = 8
 NUM_SPEECH_UNITS = 32
@@ -48,7 +50,7 @@ class Speech(EndlessBatches):
         super().__init__()
         hearing = {"mixture": Mixture({"hearing": 1.0}), "response_delay": 0, "user_text_slots": 0, "vary": vary}
         rows = batch_size // 2  # of a media batch; those of language have twice as many
-        self.conversations = Conversations(
+        self.conversations = WorldConversations(
             dyads, None, tokenizer, num_units=NUM_SPEECH_UNITS, batch_size=rows, **hearing
         )
 

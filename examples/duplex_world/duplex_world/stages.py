@@ -10,11 +10,12 @@ from causal_codec import (
     CausalVideoEncoderConfig,
 )
 from streamer_core import StreamerModel, StreamerTokenizer, preset
+from streamer_pipeline.data.tasks import Mixture
 from streamer_pipeline.training.distillation import SelfForcing, TrajectoryDistillation
 from torch.utils.data import DataLoader
 from transformers import AutoModel, PreTrainedModel
 
-from .conversations import Conversations, Dyads, Mixture
+from .conversations import Dyads, WorldConversations
 
 STAGES = {
     1: {
@@ -78,6 +79,6 @@ def validation_loaders(data: dict, val_dyads: Path, tasks: list[str]) -> list[Da
     """A few fixed batches per task, of voices and faces that are never trained on."""
     loaders, dyads = [], Dyads([val_dyads], with_latents=True)
     for task in tasks:
-        batches = Conversations(dyads, dyads, mixture=Mixture({task: 1.0}), vary=False, **data)
+        batches = WorldConversations(dyads, dyads, mixture=Mixture({task: 1.0}), vary=False, **data)
         loaders.append(DataLoader([batches[step, 0] for step in range(VALIDATION_BATCHES)], batch_size=None))
     return loaders

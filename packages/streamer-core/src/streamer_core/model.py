@@ -389,6 +389,7 @@ def streamer_loss(
     sample_weighting: bool = True,
     valid: Tensor | None = None,
     video_sigma: Tensor | None = None,
+    video_valid: Tensor | None = None,
 ) -> dict[str, WeightedMean]:
     """The report's losses: text cross-entropy and joint flow matching (eq. 3), as named terms; sum their means.
 
@@ -402,6 +403,7 @@ def streamer_loss(
         sample_weighting: weigh the velocity error by sigma^2, which is the error of the predicted sample.
         valid: (B, K) boolean, units that count; default all.
         video_sigma: (B, N, K), the picture's own noise level where it differs from the sound's.
+        video_valid: (B, K) boolean, units that have a picture; default all. Of the others it has no error.
     """
     valid = torch.ones(streams.state.shape, device=streams.state.device) if valid is None else valid.float()
     targets = torch.cat([streams.state[..., None], streams.agent_text], dim=-1)
@@ -418,5 +420,6 @@ def streamer_loss(
     for name, factor, velocity, clean, noise, level in modalities:
         error = (velocity - FlowMatchScheduler.velocity_target(clean[:, None], noise)).square().mean(dim=(-2, -1))
         error = error * level.clamp(min=config.min_sigma).square() if sample_weighting else error
-        terms[name] = WeightedMean.of(error, valid[:, None]).scaled(factor)
+        seen = valid * video_valid if name == "video" and video_valid is not None else valid
+        terms[name] = WeightedMean.of(error, seen[:, None]).scaled(factor)
     return terms

@@ -37,7 +37,8 @@ from streamer_core import (
 )
 from torch import Tensor
 
-from .modules import DuplexBatch, DuplexTraining, log_training, log_validation
+from ..data.duplex_batch import DuplexBatch
+from .modules import DuplexTraining, log_training, log_validation
 
 Velocity = Callable[[Latents, Tensor], Latents]
 

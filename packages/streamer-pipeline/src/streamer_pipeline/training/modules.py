@@ -11,8 +11,6 @@ from causal_codec import CausalAudioEncoder, CausalVideoEncoder
 from causal_vae.training import adamw_with_cosine
 from streamer_core import (
     FlowMatchScheduler,
-    Reference,
-    StreamerConfig,
     StreamerModel,
     StreamerOutput,
     UnitStreams,
@@ -26,34 +24,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-
-class DuplexBatch(NamedTuple):
-    """Both sides of B conversations over K units; agent's unit k already answers user's unit k (DESIGN section 4).
-
-    prompt_ids (B, P): the system prompt, which names the task; user_audio (B, 1, K * 3840); user_frames
-    (B, 3, K * looks, h, w) at the video encoder's own rate and size; user_text (B, K, slots); state (B, K);
-    agent_text (B, K, slots); valid (B, K): units that count. audio_latents (B, C, K * n) is None for language alone,
-    video_latents (B, C, K, h, w) also while the picture is not trained. reference_audio (B, C, R * n) and
-    reference_video (B, C, R, h, w): R units of how the agent sounds and looks, where the prompt holds them.
-    """
-
-    prompt_ids: Tensor
-    user_audio: Tensor
-    user_frames: Tensor
-    user_text: Tensor
-    state: Tensor
-    agent_text: Tensor
-    valid: Tensor
-    audio_latents: Tensor | None = None
-    video_latents: Tensor | None = None
-    reference_audio: Tensor | None = None
-    reference_video: Tensor | None = None
-
-    def reference(self, config: StreamerConfig) -> Reference | None:
-        """The rest of the prompt, packed, or None where it is words alone."""
-        if self.reference_audio is None:
-            return None
-        return Reference(pack_audio(self.reference_audio, config), pack_video(self.reference_video, config))
+from ..data.duplex_batch import DuplexBatch
 
 
 class NoisyResponses(NamedTuple):
@@ -222,6 +193,7 @@ class DuplexTraining(lightning.LightningModule):
             audio_weight=h.audio_weight,
             video_weight=h.video_weight if batch.video_latents is not None else 0.0,
             video_sigma=noisy.video_sigma,
+            video_valid=batch.video_valid,
             **common,
         ), output
 
@@ -242,9 +214,9 @@ class DuplexTraining(lightning.LightningModule):
         log_validation(self, {f"val/{task}_{name}": term for name, term in terms.items()})
 
     def configure_optimizers(self) -> dict:
-        h = self.hparams
+        h, trained = self.hparams, [p for p in self.parameters() if p.requires_grad]
         return adamw_with_cosine(
-            self.parameters(), h.learning_rate, h.max_steps, betas=(0.9, 0.98), weight_decay=0.01, num_warmup_steps=100
+            trained, h.learning_rate, h.max_steps, betas=(0.9, 0.98), weight_decay=0.01, num_warmup_steps=100
         )
 
 
