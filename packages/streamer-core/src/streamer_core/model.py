@@ -420,6 +420,6 @@ def streamer_loss(
     for name, factor, velocity, clean, noise, level in modalities:
         error = (velocity - FlowMatchScheduler.velocity_target(clean[:, None], noise)).square().mean(dim=(-2, -1))
         error = error * level.clamp(min=config.min_sigma).square() if sample_weighting else error
-        seen = valid * video_valid if name == "video" and video_valid is not None else valid
-        terms[name] = WeightedMean.of(error, seen[:, None]).scaled(factor)
+        counted = valid * video_valid if name == "video" and video_valid is not None else valid
+        terms[name] = WeightedMean.of(error, counted[:, None]).scaled(factor)
     return terms
