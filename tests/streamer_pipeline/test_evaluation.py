@@ -13,7 +13,7 @@ from streamer_pipeline.evaluation.closed_loop import SeparateSolver
 from streamer_pipeline.evaluation.dialogue import dialogue_scores
 from streamer_pipeline.evaluation.recognisers import find_recogniser
 from streamer_pipeline.evaluation.recorded_conversation import RecordedConversation, silent
-from streamer_pipeline.evaluation.speech import level_scores, word_error_rate
+from streamer_pipeline.evaluation.speech import level_scores, plain_words, word_error_rate
 from streamer_pipeline.evaluation.statistics import lagged_correlations, ratio, reaction_p_value
 from tiny_parts import tiny_pipeline
 from typer.testing import CliRunner
@@ -91,12 +91,18 @@ def test_without_the_recorded_agents_words_back_channels_are_told_by_length():
     assert all(value is None for value in values(conversation(*AS_RECORDED, user=None)).values())
 
 
+def test_a_user_who_says_nothing_is_a_user():
+    found = values(conversation(*AS_RECORDED), conversation(*AS_RECORDED, user=[]))
+    assert found["taken"] == 1 and found["overlap"] == pytest.approx(0.5 / SECONDS, abs=0.004)
+
+
 def test_words_are_counted_as_errors_over_all_conversations():
     one = replace(conversation((1, 2)), texts=[" Hello,", " there you"])
-    other = replace(conversation((1, 2)), texts=[" red"])
-    heard = iter(["hello hear you", "red"])
+    other = replace(conversation((1, 2)), texts=[" one"])
+    heard = iter(["Hello hear you.", "1"])
     score = word_error_rate([one, other], lambda samples, rate: next(heard))
     assert score.value == pytest.approx(1 / 4) and score.n == 4 and score.low <= 1 / 4 <= score.high
+    assert plain_words("It's 2, I'll say: one-two three!") == plain_words("it is two i will say 1 2 3")
     mute = replace(silent(one), texts=one.texts)
 
     def not_asked(samples, rate):

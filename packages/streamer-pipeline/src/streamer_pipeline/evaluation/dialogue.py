@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, NamedTuple
 
 from ..clock import UNIT_MS
@@ -51,7 +51,8 @@ class Scene:
     def gaps(self) -> Iterator[tuple[Span, float]]:
         """Every run of the user, and when the next one begins."""
         runs = self.user or []
-        yield from zip(runs, [run.start for run in runs[1:]] + [math.inf], strict=True)
+        for run, following in zip_longest(runs, runs[1:]):
+            yield run, math.inf if following is None else following.start
 
 
 def spoken_runs(labels: dict[str, Any], side: str) -> list[Span] | None:

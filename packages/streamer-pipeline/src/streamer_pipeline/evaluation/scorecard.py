@@ -112,8 +112,9 @@ class ScoreCard:
         return row.aim.is_met(self.score(row.key, column), self.chance)
 
     def say_why_absent(self, keys: Iterable[str], reason: str) -> None:
-        """Of the rows among `keys` that have no value of the agent."""
-        self.absent |= {key: reason for key in keys if self.value(key) is None}
+        """Of the rows among `keys` that have no value in any column."""
+        measured = {row.key for row in self.measured_rows()}
+        self.absent |= {key: reason for key in keys if key not in measured}
 
     def reasons(self) -> list[str]:
         """Why rows are not there: one sentence for each reason, with the names of its rows."""

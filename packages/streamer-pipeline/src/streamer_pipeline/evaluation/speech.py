@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 
 from ..clock import SAMPLE_RATE
@@ -26,17 +30,31 @@ def sounding_level(wave: np.ndarray) -> float | None:
 def word_error_rate(conversations: list[RecordedConversation], recognise: Recogniser) -> Score:
     """Wrong, missing and added words of what is heard, as a share of the words of the agent's text.
 
-    The interval is a bootstrap over conversations; n is the number of words. Case and punctuation do not count.
+    The interval is a bootstrap over conversations; n is the number of words. `plain_words` is taken of both first.
     """
     import jiwer
 
-    plain = jiwer.Compose([jiwer.ToLowerCase(), jiwer.RemovePunctuation(), jiwer.RemoveMultipleSpaces(), jiwer.Strip()])
     errors, words = [], []
     for conversation in conversations:
-        text = plain(conversation.said(0, len(conversation.texts)))
+        text = plain_words(conversation.said(0, len(conversation.texts)))
         sound = conversation.wave if active_pieces(conversation.wave).any() else None
-        heard = "" if sound is None else plain(recognise(sound, SAMPLE_RATE))
+        heard = "" if sound is None else plain_words(recognise(sound, SAMPLE_RATE))
         compared = jiwer.process_words([text], [heard])
         errors.append(compared.substitutions + compared.deletions + compared.insertions)
         words.append(len(text.split()))
     return ratio(errors, words)
+
+
+def plain_words(text: str) -> str:
+    """English words without case and punctuation, numbers and short forms spelled in one way: Whisper's normalizer.
+
+    Word by word, for it takes "one two three" for one number.
+    """
+    return " ".join(filter(None, map(_normalizer(), re.sub(r"[^\w']+", " ", text).split())))
+
+
+@cache
+def _normalizer() -> Callable[[str], str]:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    return EnglishTextNormalizer({})
