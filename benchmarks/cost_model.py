@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import typer
 from causal_vae import CausalVideoVAE
-from harness import ROOT, Setting, alternate, count_flops, machine_facts
+from harness import ROOT, Setting, alternate, machine_facts
 from scipy.optimize import nnls
 from streamer_core import (
     CacheSpec,
@@ -33,6 +33,7 @@ from streamer_core import (
     revise_language,
 )
 from streamer_pipeline import UNIT_MS
+from streamer_pipeline.training.flops import count_flops
 
 PAGE = ROOT / "packages" / "streamer-pipeline" / "COST.md"
 PROMPT_CAPACITY = 64

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import typer
 from causal_codec import CausalAudioEncoder, CausalAudioEncoderConfig, CausalVideoEncoder, CausalVideoEncoderConfig
-from harness import count_flops
 from streamer_core import CacheSpec, FlowMatchScheduler, StreamerModel, advance, init_kv_state, preset
 from streamer_core.generation import (
     choose_language,
@@ -32,6 +31,7 @@ from streamer_core.generation import (
 )
 from streamer_pipeline import StreamerPipeline, UserUnit
 from streamer_pipeline.data.duplex_batch import DuplexBatch
+from streamer_pipeline.training.flops import count_flops
 from streamer_pipeline.training.modules import DuplexTraining, means_over_ranks
 from training_speed import duplex_batch
 

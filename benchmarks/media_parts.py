@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from causal_codec import CausalVideoDecoder
 from causal_vae import CausalAudioVAE, State
-from harness import Row, Setting, alternate, convolution_probe, count_flops, median, ratio
+from harness import Row, Setting, alternate, convolution_probe, median, ratio
 from streamer_pipeline import SAMPLES_PER_UNIT
+from streamer_pipeline.training.flops import count_flops
 from torch import Tensor
 from transformers import DynamicCache, MimiConfig, MimiModel
 

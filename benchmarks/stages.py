@@ -7,11 +7,12 @@ from itertools import islice
 from typing import Any
 
 import torch
-from harness import Row, Setting, alternate, convolution_probe, count_flops, median, ratio
+from harness import Row, Setting, alternate, convolution_probe, median, ratio
 from kinds import WARM_UP, by_kind, live
 from rich.console import Console
 from rich.table import Table
 from streamer_core import revise_language
+from streamer_pipeline.training.flops import count_flops
 from torch.profiler import ProfilerActivity, profile
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from causal_codec import CausalAudioEncoder, CausalAudioEncoderConfig, CausalVideoEncoder, CausalVideoEncoderConfig
-from harness import Row, Setting, alternate, count_flops, matmul_probe, median, ratio
+from harness import Row, Setting, alternate, median, ratio
 from streamer_core import StreamerModel, preset
 from streamer_pipeline import SAMPLES_PER_UNIT
 from streamer_pipeline.data.duplex_batch import DuplexBatch
+from streamer_pipeline.training.flops import count_flops, matmul_probe
 from streamer_pipeline.training.modules import DuplexTraining, means_over_ranks
 
 BATCH_SIZE, NUM_UNITS, PROMPT_LENGTH = 4, 48, 4  # as examples/train/train_streamer.py trains "tiny"

@@ -71,7 +71,7 @@ FOLDERS = {
         "hub": {"checkpoints", "checks", "evaluation"},
         "checks": {"checkpoints", "hub"},
         "data": {"hub", "media"},
-        "training": {"data", "hub", "media"},
+        "training": {"checkpoints", "data", "hub", "media"},
         "evaluation": {"data", "hub", "media"},
         "serve": {"hub", "media", "runtime"},
         "cli": {"checkpoints", "checks", "data", "evaluation", "hub", "media", "runtime", "serve", "training"},

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import run
 import torch
-from harness import Row, Setting, count_flops, memory_growth
+from harness import Row, Setting, memory_growth
 from kinds import Lived
 from pages import draw, markdown
 from streamer_core import CacheSpec, UnitLayout, preset
+from streamer_pipeline.training.flops import count_flops
 from tiny_parts import SIZE, talking_pipeline
 from users import UNITS_PER_MINUTE, make_recording
 

@@ -21,19 +21,21 @@ from causal_codec import (
 )
 from causal_vae.training import build_trainer, fit
 from duplex_world.conversations import WORLD_TASKS, Dyads, WorldConversations
-from duplex_world.sample_conversations import SampleConversations
 from duplex_world.stages import (
     AUDIO_WEIGHT,
     PHASES,
     SIZES,
     STAGES,
+    assemble,
     common_tokenizer,
     load_parts,
     new_parts,
     validation_loaders,
 )
+from streamer_pipeline import RecordingReader
 from streamer_pipeline.data.tasks import Mixture
 from streamer_pipeline.training.modules import DuplexTraining, ShardedDuplexTraining, gather_weights
+from streamer_pipeline.training.samples import SampleConversations
 from transformers import AutoModel
 
 
@@ -116,7 +118,10 @@ def main(
     validation = validation_loaders(data, val_dyads, list(mixture.weights)) if val_dyads else None
     if devices * num_nodes > 1 and strategy == "auto":
         strategy = "ddp_find_unused_parameters_true"  # language batches leave what denoises unused
-    callbacks = [SampleConversations(run / "samples", sample, parts, tokenizer, audio_vae, video_vae)] if sample else []
+    callbacks = []
+    if sample:
+        pipeline = assemble(parts, tokenizer, audio_vae, video_vae)
+        callbacks = [SampleConversations(run / "samples", lambda: [("agent", RecordingReader(sample))], pipeline)]
     trainer = build_trainer(
         run, max_steps, validate_every if validation else None, callbacks, precision, devices, strategy, num_nodes, seed
     )

@@ -64,7 +64,7 @@ def test_three_stages_follow_each_other(data, tmp_path):
     first = train(data, tmp_path / "stage1", 1, 2)
     shown = {"sample": data / "recording.mp4"} | {name: data / name for name in ("audio_vae", "video_vae")}
     second = train(data, tmp_path / "stage2", 2, 2, start_from=tmp_path / "stage1", seed=1, **shown)
-    shown = RecordingReader(tmp_path / "stage2" / "samples" / "000002.mp4", 192, 672)
+    shown = RecordingReader(tmp_path / "stage2" / "samples" / "000002-agent.mp4", 192, 672)
     assert len(list(shown)) == 2
     assert (tmp_path / "stage2" / "metrics.png").stat().st_size > 1000
     third = train(data, tmp_path / "stage3", 3, 2, start_from=tmp_path / "stage2", seed=2)

@@ -9,13 +9,16 @@ from causal_codec import (
     CausalVideoEncoder,
     CausalVideoEncoderConfig,
 )
-from streamer_core import StreamerModel, StreamerTokenizer, preset
+from causal_vae import CausalAudioVAE, CausalVideoVAE
+from streamer_core import FlowMatchScheduler, StreamerModel, StreamerTokenizer, preset
+from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.data.tasks import Mixture
 from streamer_pipeline.training.distillation import SelfForcing, TrajectoryDistillation
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoModel, PreTrainedModel
 
-from .conversations import Dyads, WorldConversations
+from .conversations import PROMPT, Dyads, WorldConversations
 
 STAGES = {
     1: {
@@ -61,6 +64,23 @@ def new_parts(tokenizer: StreamerTokenizer) -> tuple[StreamerModel, CausalAudioE
     audio_encoder = CausalAudioEncoder(CausalAudioEncoderConfig(output_dim=config.perception_dim))
     video_encoder = CausalVideoEncoder(CausalVideoEncoderConfig(output_dim=config.perception_dim))
     return StreamerModel(config), audio_encoder, video_encoder
+
+
+def assemble(
+    parts: tuple[nn.Module, nn.Module, nn.Module], tokenizer: StreamerTokenizer, audio_vae: Path, video_vae: Path
+) -> StreamerPipeline:
+    """A pipeline of streamer, audio encoder and video encoder, as they are being trained, with these VAEs."""
+    streamer, audio_encoder, video_encoder = parts
+    return StreamerPipeline(
+        streamer=streamer,
+        tokenizer=tokenizer,
+        scheduler=FlowMatchScheduler(),
+        audio_encoder=audio_encoder,
+        video_encoder=video_encoder,
+        audio_vae=CausalAudioVAE.from_pretrained(audio_vae),
+        video_vae=CausalVideoVAE.from_pretrained(video_vae),
+        prompt=PROMPT,
+    )
 
 
 def common_tokenizer(folders: list[Path]) -> StreamerTokenizer:

@@ -295,7 +295,12 @@ def fit(
     training: lightning.LightningModule,
     batches: EndlessBatches,
     validation: DataLoader | list[DataLoader] | None = None,
+    num_workers: int = 0,
 ) -> None:
-    """Train on `batches`, from where the run stopped or from the start, to the trainer's `max_steps`."""
-    loader = DataLoader(batches, batch_size=None, sampler=StepsToCome(trainer))
+    """Train on `batches`, from where the run stopped or from the start, to the trainer's `max_steps`.
+
+    Args:
+        num_workers: processes that draw batches ahead; the batches are the same however many there are.
+    """
+    loader = DataLoader(batches, batch_size=None, sampler=StepsToCome(trainer), num_workers=num_workers)
     trainer.fit(training, loader, validation, ckpt_path=resume_point(run_folder))

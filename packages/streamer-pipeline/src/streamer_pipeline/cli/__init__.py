@@ -15,11 +15,12 @@ from .inspect import inspect
 from .prepare import prepare
 from .serve import serve
 from .talk import talk
+from .train import train
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Open Wan-Streamer: full-duplex conversation in 160 ms units."
 )
-for command in (talk, inspect, serve, certify, prepare, compare):
+for command in (talk, inspect, serve, certify, prepare, train, compare):
     app.command()(command)
 app.command(name="eval")(evaluate)
 

@@ -14,6 +14,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -27,6 +28,8 @@ from ..units import FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT
 
 DATASET_INFO_FILE = "dataset_info.json"
 _OLD_INFO_FILE = "world.json"
+MEDIA = ("user.flac", "agent.flac", "user.mp4", "agent.mp4")
+StoredRow = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,29 +97,56 @@ def read_dyads(source: str | Path, split: str = "test") -> Iterator[StoredDyad]:
     Raises:
         ValueError: there is no such source or split, or a dyad's media are damaged or do not fit its labels.
     """
+    for row in read_rows(source, split):
+        yield decode_dyad(row, source)
+
+
+def read_rows(source: str | Path, split: str) -> Iterator[StoredRow]:
+    """The dyads of a split as they are stored, nothing decoded: `__key__`, `json`, and the media's bytes or None.
+
+    Raises:
+        ValueError: there is no such source or split, or a shard is damaged.
+    """
     from datasets import Features, Json, Value, load_dataset
 
     # Named here, media stay bytes: inferred, `datasets` would want torchcodec to hand them over.
     features = Features(
         {"__key__": Value("string"), "__url__": Value("string"), "json": Json()}
-        | {name: Value("binary") for name in ("user.flac", "agent.flac", "user.mp4", "agent.mp4")}
+        | {name: Value("binary") for name in MEDIA}
     )
     files = {split: _shards(source, split)}
     rows = load_dataset("webdataset", data_files=files, split=split, streaming=True, features=features)
-    for row in _undamaged(rows, source, split):
-        key, labels = row["__key__"], row["json"]
-        try:
-            sounds = {name: _decode_sound(row[f"{name}.flac"]) for name in ("user", "agent")}
-            pictures = {name: row[f"{name}.mp4"] and _decode_picture(row[f"{name}.mp4"]) for name in sounds}
-            num_units = labels["num_units"]
-        except (FFmpegError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"dyad {key} of {source} cannot be read: {type(error).__name__} {error}") from error
-        dyad = StoredDyad(key, labels, sounds["user"], pictures["user"], sounds["agent"], pictures["agent"])
-        lengths = {sound.shape[1] / SAMPLES_PER_UNIT for sound in sounds.values()}
-        lengths |= {picture.shape[1] / FRAMES_PER_UNIT for picture in pictures.values() if picture is not None}
-        if lengths != {num_units}:
-            raise ValueError(f"dyad {key} of {source} should last {num_units} units; its media last {sorted(lengths)}")
-        yield dyad
+    yield from _undamaged(rows, source, split)
+
+
+def has_split(source: str | Path, split: str) -> bool:
+    """Whether a source has shards of a split.
+
+    Raises:
+        ValueError: there is no such source.
+    """
+    return bool(_find_shards(source, split))
+
+
+def decode_dyad(row: StoredRow, source: str | Path) -> StoredDyad:
+    """A row of `read_rows` as a dyad.
+
+    Raises:
+        ValueError: its media are damaged or do not fit its labels.
+    """
+    key, labels = row["__key__"], row["json"]
+    try:
+        sounds = {name: _decode_sound(row[f"{name}.flac"]) for name in ("user", "agent")}
+        pictures = {name: row[f"{name}.mp4"] and _decode_picture(row[f"{name}.mp4"]) for name in sounds}
+        num_units = labels["num_units"]
+    except (FFmpegError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"dyad {key} of {source} cannot be read: {type(error).__name__} {error}") from error
+    dyad = StoredDyad(key, labels, sounds["user"], pictures["user"], sounds["agent"], pictures["agent"])
+    lengths = {sound.shape[1] / SAMPLES_PER_UNIT for sound in sounds.values()}
+    lengths |= {picture.shape[1] / FRAMES_PER_UNIT for picture in pictures.values() if picture is not None}
+    if lengths != {num_units}:
+        raise ValueError(f"dyad {key} of {source} should last {num_units} units; its media last {sorted(lengths)}")
+    return dyad
 
 
 def _undamaged(rows: Iterable[dict], source: str | Path, split: str) -> Iterator[dict]:
@@ -129,16 +159,18 @@ def _undamaged(rows: Iterable[dict], source: str | Path, split: str) -> Iterator
 
 
 def _shards(source: str | Path, split: str) -> list[str]:
+    if shards := _find_shards(source, split):
+        return shards
+    raise ValueError(f"{source} has no shards {split}-*.tar; make a data set with `wan-streamer prepare`")
+
+
+def _find_shards(source: str | Path, split: str) -> list[str]:
     if Path(source).is_dir():
-        shards = [str(path) for path in sorted(Path(source).glob(f"{split}-*.tar"))]
-    else:
-        try:
-            shards = [f"hf://{path}" for path in sorted(HfFileSystem().glob(f"datasets/{source}/{split}-*.tar"))]
-        except Exception as error:
-            raise ValueError(f"{source} is neither a folder nor a dataset that can be reached: {error}") from error
-    if not shards:
-        raise ValueError(f"{source} has no shards {split}-*.tar; make a data set with `wan-streamer prepare`")
-    return shards
+        return [str(path) for path in sorted(Path(source).glob(f"{split}-*.tar"))]
+    try:
+        return [f"hf://{path}" for path in sorted(HfFileSystem().glob(f"datasets/{source}/{split}-*.tar"))]
+    except Exception as error:
+        raise ValueError(f"{source} is neither a folder nor a dataset that can be reached: {error}") from error
 
 
 def _decode_sound(data: bytes) -> Tensor:

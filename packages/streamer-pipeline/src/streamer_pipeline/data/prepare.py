@@ -133,12 +133,12 @@ def picture_size(checkpoint: str) -> tuple[int, int]:
         ValueError: it draws none. Others as `StreamerPipeline.from_pretrained`.
     """
     from ..hub.placement import load_pipeline
+    from .encoding import drawn_size
 
     pipeline = load_pipeline(checkpoint)
     if pipeline.video_vae is None:
         raise ValueError(f"{checkpoint} has no video_vae, so its pictures have no size: give --size instead")
-    config, pixels = pipeline.streamer.config, pipeline.video_vae.stream_spec.pixels_per_cell
-    return config.video_latent_height * pixels, config.video_latent_width * pixels
+    return drawn_size(pipeline)
 
 
 def _with_keys(conversations: list[Conversation]) -> list[Conversation]:
