@@ -138,7 +138,7 @@ def test_the_agent_starts_with_a_silent_still(tmp_path, checkpoint):
 def test_the_seed_decides_everything(tmp_path, checkpoint):
     recording = record(tmp_path / "user.mp4", seconds=0.4)
     for name, seed in {"one": 1, "again": 1, "two": 2}.items():
-        talk(recording, tmp_path / name, checkpoint, *SIZE, "--seed", seed)
+        talk(recording, tmp_path / name, checkpoint, *SIZE, "--seed", seed, "--threads", 1)
     one, again, two = (decode(tmp_path / name / "agent.mp4") for name in ("one", "again", "two"))
     for ours, theirs, others in zip(one, again, two, strict=True):
         np.testing.assert_array_equal(ours, theirs)
