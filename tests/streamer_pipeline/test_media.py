@@ -479,6 +479,18 @@ def test_subword_pieces_are_joined():
     assert [text for _, _, text in captions(texts)] == ["Yes.", "No"]
 
 
+def test_scripts_without_spaces_get_none():
+    """And their captions are as short as others'."""
+    assert captions(["你好", "世界"])[0][2] == "你好世界"
+    assert captions([" 你", "好", "世", "界", "。"])[0][2] == "你好世界。"
+    assert captions(["hello", "你好", "world"])[0][2] == "hello你好world"
+    assert captions([" hello", " 你", "好", " world"])[0][2] == "hello 你好 world"
+    for texts in (["语"] * 60, [" 语", *["语"] * 59], [" สวัสดี" if k == 0 else "สวัสดี" for k in range(60)]):
+        found = captions(texts)
+        assert len(found) == 6 and all(end - start <= 4.0 + 1e-9 for start, end, _ in found)
+        assert not any(" " in text for _, _, text in found)
+
+
 def test_srt_has_timecodes(tmp_path):
     silence, black = torch.zeros(1, 3840), torch.zeros(3, 4, H, W)
     texts = [""] * 25_000

@@ -137,6 +137,22 @@ def test_a_saved_session_continues_byte_for_byte_in_another_process(tmp_path, po
         assert torch.equal(unit.audio, audio) and torch.equal(unit.video, video) and unit.text == text
 
 
+def test_an_unfinished_character_waits_in_the_session(pipeline, tmp_path):
+    """Words are drawn at random here, single bytes of characters among them: nothing is lost or doubled."""
+    tokenizer, pad = pipeline.tokenizer, pipeline.streamer.config.pad_token_id
+    session, said, text, has_waited = open_session(pipeline, temperature=1000.0), [], "", 0
+    for unit in random_units(12):
+        session.save(tmp_path / "session.safetensors")
+        others = [session.fork(), StreamerSession.load(tmp_path / "session.safetensors", pipeline)]
+        answer = session.step(unit)
+        assert all(other.step(unit).text == answer.text for other in others)
+        text += answer.text
+        said += [token for token in answer.language[1:] if token != pad]
+        has_waited += bool(session.partial_text)
+    assert has_waited > 2
+    assert text + tokenizer.decode(session.partial_text) == tokenizer.decode_slots(said)
+
+
 def test_a_fork_leaves_the_original_alone(pipeline):
     session, units = open_session(pipeline), random_units(8)
     run(session, units[:3])
@@ -224,6 +240,7 @@ def test_a_session_file_of_another_shape_is_refused(tmp_path, pipeline):
         "context_units is a whole number; got None": lambda header, _: header["kv"].pop("context_units"),
         "holds .*, hands; a session here": lambda header, _: header["parts"].append("hands"),
         "typed words have the token -1": lambda header, _: header.update(pending_text=[-1]),
+        "unfinished characters have the token 999": lambda header, _: header.update(partial_text=[999]),
         "300 typed tokens wait": lambda header, _: header.update(pending_text=[5] * 300),
         "draft is of shape": lambda _, leaves: leaves.update({"thinker.draft": torch.zeros(1, 9, dtype=torch.int64)}),
         "unit is of shape .* in torch.float64": lambda _, leaves: leaves.update(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from causal_vae import CheckedFiles
@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 PAD = "<|pad|>"
 STATES = ("<|listen|>", "<|speak|>")
+_NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what bytes decode to that are no character
+_MAX_BYTES = 4  # of one character
 
 
 class StreamerTokenizer(CheckedFiles, PreTrainedTokenizerFast):
@@ -71,11 +73,31 @@ class StreamerTokenizer(CheckedFiles, PreTrainedTokenizerFast):
         return {"pad_token_id": self.pad_token_id, "state_token_ids": list(self.state_ids.values())}
 
     def encode_words(self, text: str) -> list[int]:
-        """Ids of `text` without control tokens. It begins a new word, with a leading space, whatever the tokenizer."""
+        """Ids of `text` without control tokens, whatever it says: "<|speak|>" is nine characters that a user typed.
+
+        It begins a new word, with a leading space, whatever the tokenizer.
+        """
         if not text.strip():
             return []
-        return self.encode(text if text[0].isspace() else f" {text}", add_special_tokens=False)
+        begun = text if text[0].isspace() else f" {text}"
+        return self.encode(begun, add_special_tokens=False, split_special_tokens=True)
 
     def decode_slots(self, ids: Iterable[int]) -> str:
         """Text of some slots; pads and other control tokens are silent. Keeps the leading space of a new word."""
-        return self.decode([token for token in ids if token not in self.all_special_ids])
+        return self.decode(self._spoken(ids))
+
+    def decode_stream(self, ids: Iterable[int], waiting: Sequence[int] = ()) -> tuple[str, list[int]]:
+        """Text of the next slots of a stream, after `waiting`; and the tokens whose last character is not whole yet.
+
+        Tokens may be single bytes of a character. Those of an unfinished one, three at most, wait for the others.
+        """
+        tokens = [*waiting, *self._spoken(ids)]
+        oldest = max(0, len(tokens) - _MAX_BYTES + 1)
+        for end in range(len(tokens), oldest - 1, -1):
+            text = self.decode(tokens[:end])
+            if not text.endswith(_NO_CHARACTER):
+                break
+        return text, tokens[end:]
+
+    def _spoken(self, ids: Iterable[int]) -> list[int]:
+        return [token for token in ids if token not in self.all_special_ids]

@@ -143,10 +143,11 @@ class SessionBatch:
                 self.width,
             )
             answer, state = self._run(user, sorted(due), watch, timing)
-            answers = form_units(self.pipeline, answer, {place: due[place].num_units for place in due})
+            indices = {place: session.num_units for place, session in due.items()}
+            answers, partial = form_units(self.pipeline, answer, indices, due)
             self._settle(state, sorted(due))
             for place, session in due.items():
-                session.pending_text = taken[place][1]
+                session.pending_text, session.partial_text = taken[place][1], partial[place]
                 session.num_units += 1
             watch.lap(timing, "emit")
             for place, session in due.items():
@@ -234,24 +235,31 @@ def form_input(
     return UserInput(ids, audio, video, to_device(gumbel, device, gumbel.dtype))
 
 
-def form_units(pipeline: StreamerPipeline, answer: Answer, indices: Mapping[int, int]) -> dict[int, AgentUnit]:
-    """The answer's rows as units by row; `indices` gives each its number. Their latency is told later."""
+def form_units(
+    pipeline: StreamerPipeline, answer: Answer, indices: Mapping[int, int], sessions: Mapping[int, StreamerSession]
+) -> tuple[dict[int, AgentUnit], dict[int, list[int]]]:
+    """The answer's rows as units by row, and what is then each session's `partial_text`.
+
+    `indices` gives each unit its number. Their latency is told later.
+    """
     config, tokenizer = pipeline.streamer.config, pipeline.tokenizer
     language, audio = answer.language.tolist(), answer.audio.float().cpu()
     latents = {name: z.float().cpu() for name, z in answer.latents.items()}
-    units = {}
+    units, partial = {}, {}
     for row, index in indices.items():
         state, *words = language[row]
+        said = (token for token in words if token != config.pad_token_id)
+        text, partial[row] = tokenizer.decode_stream(said, sessions[row].partial_text)
         units[row] = AgentUnit(
             audio=audio[row].clone(),
             video=answer.video[row].float().cpu(),
-            text=tokenizer.decode_slots(token for token in words if token != config.pad_token_id),
+            text=text,
             state=config.state_names[config.state_token_ids.index(state)],
             index=index,
             language=tuple(language[row]),
             latents={name: z[row].clone() for name, z in latents.items()},
         )
-    return units
+    return units, partial
 
 
 def _stack(rows: list[Tensor]) -> Tensor:

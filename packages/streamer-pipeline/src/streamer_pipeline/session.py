@@ -112,9 +112,11 @@ class StreamerSession:
         state: State,
         pending_text: list[int] | None = None,
         num_units: int = 0,
+        partial_text: list[int] | None = None,
     ) -> None:
         self.pipeline, self.options, self.num_units = pipeline, options, num_units
         self.pending_text = pending_text or []  # typed tokens that did not fit into the slots so far
+        self.partial_text = partial_text or []  # the agent's tokens whose last character is not whole yet
         self.ledger = LatencyLedger()
         self._batch: SessionBatch | None = SessionBatch(pipeline, options, cache_spec, state)
         self._batch.places[0] = self
@@ -164,8 +166,8 @@ class StreamerSession:
     @torch.inference_mode()
     def fork(self) -> StreamerSession:
         """A second session that continues independently from the same past."""
-        state, pending = clone_state(self.state), list(self.pending_text)
-        return StreamerSession(self.pipeline, self.options, self.cache_spec, state, pending, self.num_units)
+        texts = list(self.pending_text), self.num_units, list(self.partial_text)
+        return StreamerSession(self.pipeline, self.options, self.cache_spec, clone_state(self.state), *texts)
 
     def save(self, path: str | Path) -> None:
         """Write the whole session to one safetensors file.
@@ -180,6 +182,7 @@ class StreamerSession:
             "options": asdict(self.options),
             "kv": dict(zip(_SIZES, self.cache_spec.sizes, strict=True)),
             "pending_text": self.pending_text,
+            "partial_text": self.partial_text,
             "parts": list(self.state["thinker"]),
             "streamer": self.pipeline.streamer.config.to_diff_dict(),
         }
@@ -223,14 +226,18 @@ class StreamerSession:
             # A part without memory has no leaf in the file.
             state["thinker"] = {str(name): {} for name in header["parts"]} | state["thinker"]
             pending_text = [whole_number("pending_text", token) for token in header["pending_text"]]
+            # Files of 0.1 do not have it.
+            partial_text = [whole_number("partial_text", token) for token in header.get("partial_text", [])]
             _check_state(state, pipeline, options, cache_spec)
             _check_tokens("typed words", pending_text, pipeline)
+            _check_tokens("unfinished characters", partial_text, pipeline)
             if len(pending_text) > MAX_PENDING_TEXT:
                 raise ValueError(f"{len(pending_text)} typed tokens wait in it; at most {MAX_PENDING_TEXT} may")
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{path} cannot be continued here: {reason}") from error
-        return cls(pipeline, options, cache_spec, state, pending_text, int(state["performer"]["unit"][0]))
+        num_units = int(state["performer"]["unit"][0])
+        return cls(pipeline, options, cache_spec, state, pending_text, num_units, partial_text)
 
     # ---- what a batch asks of each of its sessions ----
 

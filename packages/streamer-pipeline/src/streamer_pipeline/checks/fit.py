@@ -24,7 +24,7 @@ _STREAMER_FIELDS = (
 _STREAMING = ("stride", "upsample", "chunk_shape", "init_state", "forward")
 CONTRACT = {
     "streamer": ("prefill", "step", "embed_user", "embed_language", "embed_response", "velocities"),
-    "tokenizer": ("encode_words", "decode_slots"),
+    "tokenizer": ("encode_words", "decode_stream"),
     "scheduler": ("solve",),
     "audio_encoder": _STREAMING,
     "video_encoder": _STREAMING,

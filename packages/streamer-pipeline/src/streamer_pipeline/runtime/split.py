@@ -239,10 +239,12 @@ class SplitSession:
         """
         with self._session.pipeline.evaluating():
             answer = self._side.collect()
-        unit = form_units(self._session.pipeline, answer, {0: answer.timing.index})[0]
+        session = self._session
+        units, partial = form_units(session.pipeline, answer, {0: answer.timing.index}, {0: session})
+        session.partial_text = partial[0]
         self._watch.lap(answer.timing, "emit")
-        self._session.ledger.add(answer.timing)
-        return replace(unit, latency=answer.timing.durations)
+        session.ledger.add(answer.timing)
+        return replace(units[0], latency=answer.timing.durations)
 
     def close(self) -> None:
         """End the conversation on both sides."""
