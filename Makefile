@@ -7,7 +7,7 @@ PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core pac
 export OMP_WAIT_POLICY ?= passive
 CHECKPOINT ?= wan-streamer-tiny
 
-.PHONY: help setup setup-world setup-voices setup-browser demo live eval bench soak test mutations lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world setup-voices setup-browser demo live eval bench soak test test-slow mutations lint wheels check-wheels train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -56,8 +56,11 @@ soak: setup-world ## an hour of conversation: does the last minute differ from t
 	$(BIN)/python benchmarks/run.py one_hour
 
 test: setup-world setup-browser ## every test: two files at a time, then those that want the machine to themselves
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow"
 	$(BIN)/python -m pytest -q -m alone
+
+test-slow: setup-voices ## the bundled agent learns a new phrase and voice from 20 recordings (minutes of training)
+	$(BIN)/python -m pytest -q -m slow
 
 mutations: setup-world ## take out what each test guards, one at a time: does it fall? (hours; MUTATIONS="--only surface --jobs 2")
 	$(BIN)/python tests/run_mutations.py $(MUTATIONS)
