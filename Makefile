@@ -65,8 +65,9 @@ test-slow: setup-voices ## the bundled agent learns a new phrase and voice from 
 mutations: setup-world ## take out what each test guards, one at a time: does it fall? (hours; MUTATIONS="--only surface --jobs 2")
 	$(BIN)/python tests/run_mutations.py $(MUTATIONS)
 
-lint: setup ## ruff: lint and format
+lint: setup ## ruff: lint and format; mypy, strict, on the packages
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 wheels: setup ## build the four wheels into dist/
 	rm -rf dist && $(BIN)/python -m pip wheel -q --no-deps --wheel-dir dist $(PACKAGES)

@@ -110,3 +110,11 @@ def test_units_without_a_picture_have_no_error_of_the_picture():
         assert torch.equal(found[name].mean(), term.mean())
     assert losses((changed, streams, noise))["video"].mean() > 2 * expected["video"].mean()
     assert losses((output, streams, noise), video_valid=torch.zeros_like(seen))["video"].mean() == 0
+
+
+def test_velocities_without_what_they_are_compared_with_are_refused():
+    output, streams, noise = a_case()
+    with pytest.raises(ValueError, match="loss of audio takes clean audio, the noise"):
+        streamer_loss(output, streams, config=CONFIG)
+    with pytest.raises(ValueError, match="loss of video takes clean video"):
+        streamer_loss(output, replace(streams, video=None), *noise, config=CONFIG)

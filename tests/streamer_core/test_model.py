@@ -355,3 +355,10 @@ WRONG_FIELDS = {
 def test_wrong_configurations_are_refused(field, value):
     with pytest.raises(ValueError, match=f"^StreamerConfig.*{field}"):
         tiny_config(**{"commit_delay": 1, field: value})
+
+
+def test_sound_and_picture_without_a_noisy_copy_are_refused():
+    model = tiny_model()
+    streams = random_streams(model.config, 1, 2)
+    with pytest.raises(ValueError, match="take noisy_audio, noisy_video and sigma"):
+        model(streams)

@@ -422,6 +422,8 @@ def test_an_interrupted_recording_can_be_played(tmp_path):
             writer.write(unit)
         raise RuntimeError("the model failed")
     writer.close()  # a second time
+    with pytest.raises(ValueError, match="is finished"):
+        writer.write(unit)
     assert RecordingReader(path, H, W).num_units == 5
 
 

@@ -79,6 +79,7 @@ class CausalAudioEncoderConfig(PreTrainedConfig):
 
     @property
     def samples_per_token(self) -> int:
+        assert self.strides  # `__post_init__` fills them
         samples = self.hop_length
         for stride in self.strides:
             samples *= stride
@@ -120,6 +121,9 @@ class LogMelFrontEnd(StreamingModule):
     State: the last `window_length - hop_length` samples. The spectrum is taken here and not by torchaudio's transform,
     which does not trace into one graph.
     """
+
+    window: Tensor
+    filters: Tensor
 
     def __init__(self, sample_rate: int, window_length: int, hop_length: int, num_mels: int) -> None:
         super().__init__()
@@ -166,6 +170,7 @@ class CausalAudioEncoder(PerceptionEncoder):
 
     def __init__(self, config: CausalAudioEncoderConfig) -> None:
         super().__init__(config)
+        assert config.strides and config.widths and config.depths  # `__post_init__` fills them
         layers: list[nn.Module] = [
             LogMelFrontEnd(config.sample_rate, config.window_length, config.hop_length, config.num_mels),
             SplitLevel(),

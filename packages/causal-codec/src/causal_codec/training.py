@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning
 import torch
 from causal_vae import CausalAudioVAE, CausalVideoVAE
 from causal_vae.training import adamw_with_cosine
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from .decoders import CausalAudioDecoder, CausalVideoDecoder
@@ -22,6 +25,8 @@ class DecoderDistillation(lightning.LightningModule):
         reconstruction_loss: (reconstruction, target) -> named terms that are summed.
         max_noise: largest standard deviation of the noise, in units of the standardised latents.
     """
+
+    hparams: Any
 
     def __init__(
         self,
@@ -72,5 +77,5 @@ class DecoderDistillation(lightning.LightningModule):
         to_teacher, to_media = (self.reconstruction_loss(rendered, goal) for goal in (target, media))
         return {f"teacher_{name}": term for name, term in to_teacher.items()} | to_media
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return adamw_with_cosine(self.student.parameters(), self.hparams.learning_rate, self.hparams.max_steps)

@@ -92,6 +92,7 @@ class CausalVideoEncoder(VideoPerceptionEncoder):
 
     def __init__(self, config: CausalVideoEncoderConfig) -> None:
         super().__init__(config)
+        assert config.widths and config.strides  # `__post_init__` fills them
         layers: list[nn.Module] = []
         for width_in, width, stride in zip([3, *config.widths], config.widths, config.strides, strict=False):
             taps = 3 if stride == 2 else 2 * stride

@@ -7,7 +7,7 @@ Shape legend: B session, T samples, F = T / 240 frames (100 Hz), L = T / 960 lat
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .distributions import DiagonalGaussian
 from .hub.loading import CheckedLoading
 from .latent_norm import LatentNorm
-from .layers import CausalConv1d
+from .layers import CausalConv1d, bias_of
 from .spec import StreamSpec, per_unit
 from .spectral import InverseSTFT, LogMel
 from .streaming import State, StreamingModule, StreamingSequential, substates
@@ -73,7 +73,7 @@ class ChannelNorm(nn.LayerNorm):
 class AudioEncoder(StreamingSequential):
     """(B, 1, T) -> posterior parameters (B, 2C, L)."""
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         dim, ratio = config["encoder_dim"], config["frames_per_latent"]
         blocks = [CausalConvNeXt(dim, 2 * dim) for _ in range(config["encoder_depth"])]
         latent_blocks = [CausalConvNeXt(dim, 2 * dim, 5) for _ in range(config["encoder_depth"])]
@@ -95,7 +95,7 @@ class AudioDecoder(StreamingSequential):
         hidden = 2 * dim
         head = CausalConv1d(dim, 2 * (hop_length + 1), 1)
         # Start quiet: spectra of a full-scale start cost the first hundreds of steps.
-        nn.init.constant_(head.conv.bias[: hop_length + 1], -1.2)
+        nn.init.constant_(bias_of(head.conv)[: hop_length + 1], -1.2)
         super().__init__(
             CausalConv1d(latent_channels, dim, 3),
             CausalConvNeXt(dim, hidden, 5),

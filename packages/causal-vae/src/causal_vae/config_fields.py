@@ -15,7 +15,8 @@ def check_fields(config: Any, unknown: Iterable[str], floors: Mapping[str, int])
     Args:
         unknown: keyword arguments that are no field. transformers keeps them; one that is nearly a field is a slip.
     """
-    cls, fields = type(config).__name__, {}
+    cls = type(config).__name__
+    fields: dict[str, str] = {}
     for base in takewhile(lambda base: base.__name__ != "PreTrainedConfig", type(config).__mro__):
         fields |= vars(base).get("__annotations__", {})
     for name in unknown:

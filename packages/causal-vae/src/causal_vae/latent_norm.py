@@ -11,6 +11,9 @@ from .distributions import DiagonalGaussian
 class LatentNorm(nn.Module):
     """Per-channel mean and standard deviation of a VAE's raw latents, stored in its weights (channels on axis 1)."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))

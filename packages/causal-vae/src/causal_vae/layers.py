@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from .streaming import State, StreamingModule
 
 
+def bias_of(layer: nn.Module) -> Tensor:
+    """The bias of a layer that has one."""
+    assert isinstance(layer.bias, Tensor)
+    return layer.bias
+
+
 def _extend(x: Tensor, past: Tensor | None, num_past: int) -> tuple[Tensor, Tensor]:
     """Prepend `num_past` earlier steps (zeros at the start of a stream) on axis 2: (extended, next past)."""
     if past is None:

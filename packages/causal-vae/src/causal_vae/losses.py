@@ -15,6 +15,8 @@ class AudioReconstructionLoss(nn.Module):
     Takes waveforms (B, 1, T). Phase is left to the overlap of the scales: no waveform term.
     """
 
+    filterbank: Tensor
+
     def __init__(self, sample_rate: int = 24000, fft_sizes: tuple[int, ...] = (256, 512, 1024, 2048)) -> None:
         super().__init__()
         self.fft_sizes = fft_sizes
@@ -29,7 +31,8 @@ class AudioReconstructionLoss(nn.Module):
             convergence.append((ours - true).norm() / true.norm().clamp(min=1.0))
             log_magnitude.append(F.l1_loss(torch.log(ours + 1e-2), torch.log(true + 1e-2)))
             if size == 1024:
-                mel = F.l1_loss(*(torch.log(self.filterbank @ spectrum + 1e-3) for spectrum in (ours, true)))
+                our_mel, true_mel = (torch.log(self.filterbank @ spectrum + 1e-3) for spectrum in (ours, true))
+                mel = F.l1_loss(our_mel, true_mel)
         return {"stft": torch.stack(convergence).mean() + torch.stack(log_magnitude).mean(), "mel": mel}
 
     def _magnitude(self, wave: Tensor, size: int) -> Tensor:
@@ -52,6 +55,8 @@ class VideoReconstructionLoss(nn.Module):
             meet a still face jumps.
         frames_per_latent: where the seams are.
     """
+
+    weight: Tensor
 
     def __init__(
         self,

@@ -23,15 +23,17 @@ class StreamSpec:
         video_latent_height, video_latent_width: the latent grid, where a part knows one grid only.
         pixels_per_cell: pixels along each side of a latent cell.
         vocab_size: ids that have a meaning.
+
+    Counts per unit are whole where a part fits the clock; a fraction says that it does not.
     """
 
     sample_rate: int | None = None
-    frames_per_unit: int | None = None
+    frames_per_unit: float | None = None
     frames_per_latent: int | None = None
-    user_audio_tokens: int | None = None
+    user_audio_tokens: float | None = None
     user_video_tokens: int | None = None
     perception_dim: int | None = None
-    audio_latents_per_unit: int | None = None
+    audio_latents_per_unit: float | None = None
     audio_latent_channels: int | None = None
     video_latent_channels: int | None = None
     video_latent_height: int | None = None
@@ -39,7 +41,7 @@ class StreamSpec:
     pixels_per_cell: int | None = None
     vocab_size: int | None = None
 
-    def conflicts(self, other: StreamSpec) -> Iterator[tuple[str, int, int]]:
+    def conflicts(self, other: StreamSpec) -> Iterator[tuple[str, float, float]]:
         """(name, value here, value there) of every number that both declare and that differs."""
         for field in fields(self):
             here, there = getattr(self, field.name), getattr(other, field.name)
@@ -47,7 +49,7 @@ class StreamSpec:
                 yield field.name, here, there
 
 
-def per_unit(rate: float, steps: int = 1) -> int | float:
+def per_unit(rate: float, steps: int = 1) -> float:
     """How many groups of `steps` steps a unit holds, of a stream with `rate` steps per second; whole where it fits."""
     count = rate * UNIT_MS / 1000 / steps
     return int(count) if count == int(count) else count

@@ -29,6 +29,9 @@ class LogMel(StreamingModule):
     State: the last `window - hop` samples.
     """
 
+    window: Tensor
+    filterbank: Tensor
+
     def __init__(self, sample_rate: int, num_mels: int, window_size: int, fft_size: int, hop_length: int) -> None:
         super().__init__()
         self.stride, self.fft_size, self.window_size = hop_length, fft_size, window_size

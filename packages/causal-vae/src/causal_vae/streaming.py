@@ -21,12 +21,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-State: TypeAlias = Tensor | dict[str, "State"]
+State: TypeAlias = Any
+"""A tensor, or a dict of states by name. A type checker takes it for Any: only the module knows its own tree."""
 
 
 class StreamingModule(nn.Module):
@@ -48,8 +49,11 @@ class StreamingModule(nn.Module):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         raise NotImplementedError
 
-    def chunk_shape(self, **size: int) -> tuple[int, ...]:
-        """Shape, without the session axis, of the smallest legal chunk; `size` names what the module leaves open."""
+    def chunk_shape(self, *_: Any, **size: Any) -> tuple[int, ...]:
+        """Shape, without the session axis, of the smallest legal chunk; `size` names what the module leaves open.
+
+        A module declares the names that it knows, and no others.
+        """
         raise NotImplementedError
 
     def init_state(self, batch_size: int, **size: int) -> State:
@@ -94,7 +98,8 @@ class StreamingSequential(StreamingModule):
         self.stride, self.upsample = _compose_rates((layer.stride, layer.upsample) for layer in streaming)
 
     def chunk_shape(self, **size: int) -> tuple[int, ...]:
-        channels, _, *rest = next(self.children()).chunk_shape(**size)
+        first: Any = next(self.children())
+        channels, _, *rest = first.chunk_shape(**size)
         return (channels, self.stride, *rest)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -115,7 +120,7 @@ def _compose_rates(rates: Iterable[tuple[int, int]]) -> tuple[int, int]:
     return stride, upsample
 
 
-class _StartOfStream(dict):
+class _StartOfStream(dict[str, None]):
     """Stands in for an absent state: every child is at the start of its stream, too."""
 
     def __missing__(self, name: str) -> None:

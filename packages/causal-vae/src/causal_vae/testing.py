@@ -36,6 +36,7 @@ def check_causal(module: StreamingModule, x: Tensor) -> int:
     """
     (finding,) = examine(PoisonedSubject(module, x), {"look-ahead": look_ahead})
     _assert_kept(finding)
+    assert finding.measured is not None  # what is kept was measured
     return int(finding.measured)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -33,13 +34,13 @@ def cosine_with_warmup(step: int, max_steps: int, num_warmup_steps: int = 50, fl
 
 
 def adamw_with_cosine(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     learning_rate: float,
     max_steps: int,
     betas: tuple[float, float] = (0.8, 0.98),
     weight_decay: float = 1e-3,
     num_warmup_steps: int = 50,
-) -> dict:
+) -> OptimizerLRSchedulerConfig:
     """What Lightning's `configure_optimizers` returns: AdamW under `cosine_with_warmup`, stepped with every batch."""
     optimizer = torch.optim.AdamW(parameters, learning_rate, betas=betas, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -60,6 +61,8 @@ class VAETraining(lightning.LightningModule):
         latent_noise: largest standard deviation of noise that is added to the latents, drawn per clip: at serving they
             are a model's, never quite the encoder's.
     """
+
+    hparams: Any
 
     def __init__(
         self,
@@ -95,7 +98,7 @@ class VAETraining(lightning.LightningModule):
         self.log_dict({f"val/{name}": term for name, term in terms.items()} | {"val/psnr": psnr}, prog_bar=True)
         return reconstruction
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return adamw_with_cosine(self.parameters(), self.hparams.learning_rate, self.hparams.max_steps)
 
 
@@ -125,7 +128,8 @@ class PlotMetrics(Callback):
     def _draw(self, trainer: lightning.Trainer) -> None:
         from matplotlib.figure import Figure
 
-        trainer.logger.save()
+        if trainer.logger:
+            trainer.logger.save()
         series: dict[str, dict[int, float]] = defaultdict(dict)
         for row in self._rows():
             for name, value in row.items():
@@ -163,7 +167,7 @@ def random_seed(seed: int, purpose: str, *key: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(1, np.uint64)[0])
 
 
-class EndlessBatches(Dataset):
+class EndlessBatches(Dataset[Any]):
     """Batches that are drawn when they are asked for: `batches[step, rank]` depends on these two and `seed` alone.
 
     So a run that continues meets what it would have met without a break, and no two processes meet the same.
@@ -183,7 +187,7 @@ class EndlessBatches(Dataset):
             return self.draw(step, rank)
 
 
-class StepsToCome(Sampler):
+class StepsToCome(Sampler[tuple[int, int]]):
     """The (step, rank) of every batch that this process of `trainer` has not trained on yet, in order."""
 
     def __init__(self, trainer: lightning.Trainer) -> None:
@@ -200,10 +204,12 @@ class SeededNoise(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, module, batch, batch_index) -> None:
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_index: int) -> None:
         torch.manual_seed(random_seed(self.seed, "training", trainer.global_step, trainer.global_rank))
 
-    def on_validation_batch_start(self, trainer, module, batch, batch_index, dataloader_idx=0) -> None:
+    def on_validation_batch_start(
+        self, trainer: lightning.Trainer, module: Any, batch: Any, batch_index: int, dataloader_idx: int = 0
+    ) -> None:
         torch.manual_seed(random_seed(self.seed, "validation", dataloader_idx, batch_index, trainer.global_rank))
 
 
@@ -224,11 +230,11 @@ class LastCheckpoint(ModelCheckpoint):
     """`last.ckpt` in a folder: at most five minutes old, and of the last step when a run has ended."""
 
     def __init__(self, folder: Path) -> None:
-        every = timedelta(minutes=5)
+        self.folder, every = folder, timedelta(minutes=5)
         super().__init__(folder, save_last=True, save_top_k=0, train_time_interval=every, enable_version_counter=False)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")  # Lightning does not if it has saved one before
+        trainer.save_checkpoint(self.folder / "last.ckpt")  # Lightning does not if it has saved one before
 
 
 def average_decay(max_steps: int) -> float:
@@ -241,9 +247,9 @@ def build_trainer(
     max_steps: int,
     validate_every: int | None = None,
     callbacks: list[Callback] | None = None,
-    precision: str = "32-true",
+    precision: Any = "32-true",
     devices: int = 1,
-    strategy: str = "auto",
+    strategy: str | Strategy = "auto",
     num_nodes: int = 1,
     seed: int = 0,
 ) -> lightning.Trainer:
@@ -294,7 +300,7 @@ def fit(
     run_folder: Path,
     training: lightning.LightningModule,
     batches: EndlessBatches,
-    validation: DataLoader | list[DataLoader] | None = None,
+    validation: DataLoader[Any] | list[DataLoader[Any]] | None = None,
     num_workers: int = 0,
 ) -> None:
     """Train on `batches`, from where the run stopped or from the start, to the trainer's `max_steps`.

@@ -12,7 +12,7 @@ Shape legend: B session, T frames, U = T / 4 units, C latent channels, H x W pix
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from .distributions import DiagonalGaussian
 from .hub.loading import CheckedLoading
 from .latent_norm import LatentNorm
-from .layers import CausalConv3d
+from .layers import CausalConv3d, bias_of
 from .spec import StreamSpec
 from .streaming import State, StreamingModule, substates
 
 PATCH_SIZE = 8
+Conv = TypeVar("Conv", nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 
 
 class ResidualBlock(nn.Module):
@@ -40,26 +41,28 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        nn.init.zeros_(bias_of(self.conv2))
 
     def forward(self, x: Tensor) -> Tensor:
         y = x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-6) * self.scale
         return x + self.conv2(F.silu(self.conv1(F.silu(y))))
 
 
-def keep_scale(conv: nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d) -> nn.Module:
+def keep_scale(conv: Conv) -> Conv:
     """Initialise a layer of the trunk so that it neither shrinks nor grows its signal; torch's default shrinks it.
 
     Through the dozen layers between pixels and pixels the default leaves latents too faint to be learned from.
     """
     fan_in = conv.in_channels if isinstance(conv, nn.ConvTranspose2d) else conv.weight[0].numel()
     nn.init.normal_(conv.weight, std=fan_in**-0.5)
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(bias_of(conv))
     return conv
 
 
 class MeanPicture(nn.Module):
     """The mean frame of the data, a constant of the weights: (1, 3, 1, H, W), resized to whatever is asked for."""
+
+    mean: Tensor
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -82,11 +85,10 @@ class PositionEmbedding(nn.Module):
     def __init__(self, channels: int, num_frequencies: int = 8) -> None:
         super().__init__()
         self.num_frequencies = num_frequencies
-        self.mlp = nn.Sequential(
-            nn.Conv2d(4 * num_frequencies, 2 * channels, 1), nn.SiLU(), nn.Conv2d(2 * channels, channels, 1)
-        )
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        first, last = nn.Conv2d(4 * num_frequencies, 2 * channels, 1), nn.Conv2d(2 * channels, channels, 1)
+        self.mlp = nn.Sequential(first, nn.SiLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(bias_of(last))
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -118,7 +120,7 @@ def unfold_units(pictures: Tensor, batch_size: int, frames_per_unit: int, patch_
 class VideoEncoder(StreamingModule):
     """(B, 3, T, H, W) -> posterior parameters (B, 2C, U, H / stride, W / stride)."""
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         width, wide = config["cell_channels"], config["latent_width"]
         inner, outer = config["spatial_strides"]
@@ -140,7 +142,7 @@ class VideoEncoder(StreamingModule):
         # Begin nearly deterministic: noise as strong as an untrained signal would hide it for thousands of steps.
         with torch.no_grad():
             self.head.weight[config["latent_channels"] :] *= 0.1
-            self.head.bias[config["latent_channels"] :] = -4.0
+            bias_of(self.head)[config["latent_channels"] :] = -4.0
 
     def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
         return 3, self.stride, height, width
@@ -224,7 +226,7 @@ class VideoDecoder(StreamingModule):
         # The gate begins open: what passes through a closed one, the view of the frame before, would never be learned.
         for head, bias in ((self.fine_to_pixels, 0.0), (self.gate, 1.5)):
             nn.init.zeros_(head.weight)
-            nn.init.constant_(head.bias, bias)
+            nn.init.constant_(bias_of(head), bias)
 
     def chunk_shape(self, height: int, width: int) -> tuple[int, ...]:
         return self.latent_channels, 1, height, width
@@ -303,7 +305,7 @@ class CausalVideoVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         _, values, components = torch.linalg.svd(patches, full_matrices=False)
         width = self.config.cell_channels
         scale = (values[:width] / num_samples**0.5).clamp(min=0.02)[:, None]
-        self.encoder.spatial[0].weight.copy_((components[:width] / scale)[..., None, None])
+        cast(Tensor, self.encoder.spatial[0].weight).copy_((components[:width] / scale)[..., None, None])
         drawn = (components[:width] * scale).T[..., None, None] * 0.3
         before = drawn[: len(drawn) // self.config.frames_per_latent]  # begins as the first frame
         self.decoder.to_pixels.weight.copy_(torch.cat([before, drawn]))

@@ -1,5 +1,6 @@
 """The streaming Transformer of open Wan-Streamer: unit layout, key-value state, flow matching."""
 
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  (pipelines look the base class up here)
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast  # noqa: F401
 
 from .cache import CacheSpec, advance, grow, init_kv_state, read_kv, start_history, write_kv
@@ -23,7 +24,6 @@ from .model import Reference, StreamerModel, StreamerOutput, UnitStreams, Weight
 from .scheduler import (
     FlowMatchScheduler,
     Latents,
-    SchedulerMixin,  # noqa: F401  (pipelines look the base class up here)
     Solver,
     UniPCFlowScheduler,
     as_solver,

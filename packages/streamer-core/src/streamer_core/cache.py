@@ -118,7 +118,12 @@ class CacheSpec:
         return torch.cat(seen, dim=2)
 
 
-def init_kv_state(cache_spec: CacheSpec, batch_size: int, device=None, dtype=torch.float32) -> State:
+def init_kv_state(
+    cache_spec: CacheSpec,
+    batch_size: int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> State:
     """Empty history: keys and values (B, L, H, S, D), `unit` (B,) the session's clock, `prompt_length` (B,)."""
     c = cache_spec.layout.config
     shape = (batch_size, c.num_hidden_layers, c.num_key_value_heads, cache_spec.num_slots, c.head_dim)

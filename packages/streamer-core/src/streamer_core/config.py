@@ -83,6 +83,7 @@ class StreamerConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         """Raise ValueError where fields that are right alone do not fit one another."""
+        assert self.state_names and self.state_token_ids and self.rope_sections  # `__post_init__` fills them
         control_ids = [self.pad_token_id, *self.state_token_ids]
         requirements = {
             "num_attention_heads must be a multiple of num_key_value_heads": self.num_attention_heads
@@ -108,10 +109,10 @@ class StreamerConfig(PreTrainedConfig):
             <= self.head_dim // 2 // 3,
             "state_names and state_token_ids must match one to one": len(self.state_names) == len(self.state_token_ids),
             "state_names must differ": len(set(self.state_names)) == len(self.state_names),
-            "pad_token_id and state_token_ids must be different words of the vocabulary, below vocab_size": None
-            not in control_ids
-            and len(set(control_ids)) == len(control_ids)
-            and max(control_ids) < self.vocab_size,
+            "pad_token_id and state_token_ids must be different words of the vocabulary, below vocab_size": all(
+                index is not None and index < self.vocab_size for index in control_ids
+            )
+            and len(set(control_ids)) == len(control_ids),
         }
         for requirement, holds in requirements.items():
             if not holds:

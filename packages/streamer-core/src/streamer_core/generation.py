@@ -168,14 +168,14 @@ def generate_unit(
     Raises:
         ValueError: not exactly one of `draft` and `told` is given.
     """
-    if (draft is None) == (told is None):
-        raise ValueError("generate_unit takes either a draft to decode from or the language it is told")
-    if told is None:
+    if draft is not None and told is None:
         drafted = choose_language(model, context_pass(model, user, draft, kv, cache_spec), 0, gumbel)
         language = settle_language(model, drafted, draft, kv, cache_spec, gumbel)
-    else:
+    elif told is not None and draft is None:
         language = told
         context_pass(model, user, told, kv, cache_spec)
+    else:
+        raise ValueError("generate_unit takes either a draft to decode from or the language it is told")
     attention_inputs = model.attention_inputs(kv, cache_spec, model.layout.response)
     latents = solver.solve(lambda z, sigma: response_velocity(model, z, sigma, kv, attention_inputs), noise, num_steps)
     commit_response(model, latents, kv, attention_inputs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ class NoiseLevelEmbedding(nn.Module):
     def forward(self, sigma: Tensor) -> Tensor:
         frequencies = torch.exp(torch.linspace(0, math.log(400), self.num_frequencies, device=sigma.device))
         angles = sigma[..., None].float() * frequencies
-        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1).to(cast(Tensor, self.mlp[0].weight).dtype))
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
     @classmethod
     def from_qwen3(
         cls,
-        pretrained_model_name_or_path: str | os.PathLike,
+        pretrained_model_name_or_path: str | os.PathLike[str],
         tokenizer: PreTrainedTokenizerFast | None = None,
         **kwargs: Any,
     ) -> StreamerModel:
@@ -224,10 +224,11 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         if self.config.prediction_type == "velocity":
             return predictions
         levels = sigma, sigma if video_sigma is None else video_sigma
-        return tuple(
+        audio_velocity, video_velocity = (
             FlowMatchScheduler.velocity_from_sample(noisy, sample, level, self.config.min_sigma)
             for noisy, sample, level in zip((audio, video), predictions, levels, strict=True)
         )
+        return audio_velocity, video_velocity
 
     # ---- training: whole sequences ----
 
@@ -252,6 +253,9 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             clock_offset: (B,) extra positions between prompt and unit 0, so that far clocks are not new at serving.
             video_sigma: (B, N, K), the picture's own noise level where it differs from the sound's.
             reference: the rest of the prompt, after its words.
+
+        Raises:
+            ValueError: `streams` holds sound and picture, but a noisy copy or its level is missing.
         """
         layout, device = self.layout, streams.state.device
         batch, num_units = streams.state.shape
@@ -261,6 +265,8 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         ]
         region, num_copies = layout.context, 0
         if streams.audio is not None:
+            if noisy_audio is None or noisy_video is None or sigma is None:
+                raise ValueError("streams that hold sound and picture take noisy_audio, noisy_video and sigma, too")
             region, num_copies = slice(0, layout.num_tokens), sigma.shape[1]
             clean.append(self.embed_response(streams.audio, streams.video, sigma.new_zeros(batch, num_units)))
         embeddings = torch.cat(clean, dim=2).flatten(1, 2)  # (B, K * tokens per unit, D)
@@ -272,16 +278,16 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         if clock_offset is not None:
             start = start + clock_offset
         all_units = torch.arange(num_units, device=device).expand(batch, -1)
-        positions = [layout.positions(all_units, start, region)]
+        places = [layout.positions(all_units, start, region)]
         if num_copies:
             noisy = self.embed_response(noisy_audio, noisy_video, sigma, video_sigma)
             embeddings = torch.cat([embeddings, noisy.flatten(1, 3)], dim=1)
-            positions += [layout.positions(all_units, start, layout.response)] * num_copies
+            places += [layout.positions(all_units, start, layout.response)] * num_copies
         embeddings = torch.cat([prompt, embeddings], dim=1)
-        positions.insert(0, torch.arange(prompt_length, device=device).expand(batch, 3, -1))
+        places.insert(0, torch.arange(prompt_length, device=device).expand(batch, 3, -1))
         sequence = (layout, num_units, num_copies, prompt_length, device, region)
         mask = training_mask(*sequence)
-        positions = torch.cat(positions, dim=2)
+        positions = torch.cat(places, dim=2)
         if device.type == "cpu":
             order, row_counts = group_rows(*sequence)
             positions, mask = positions[:, :, order], mask[order][:, order]
@@ -404,7 +410,11 @@ def streamer_loss(
         valid: (B, K) boolean, units that count; default all.
         video_sigma: (B, N, K), the picture's own noise level where it differs from the sound's.
         video_valid: (B, K) boolean, units that have a picture; default all. Of the others it has no error.
+
+    Raises:
+        ValueError: the output has velocities, but `streams`, noise or sigma to compare them with is missing.
     """
+    assert config.pad_token_id is not None  # the config refuses None
     valid = torch.ones(streams.state.shape, device=streams.state.device) if valid is None else valid.float()
     targets = torch.cat([streams.state[..., None], streams.agent_text], dim=-1)
     entropy = F.cross_entropy(output.logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
@@ -418,6 +428,8 @@ def streamer_loss(
         ("video", video_weight, output.video_velocity, streams.video, noise_video, video_sigma),
     )
     for name, factor, velocity, clean, noise, level in modalities:
+        if velocity is None or clean is None or noise is None or level is None:
+            raise ValueError(f"the loss of {name} takes clean {name}, the noise that was added to it, and sigma")
         error = (velocity - FlowMatchScheduler.velocity_target(clean[:, None], noise)).square().mean(dim=(-2, -1))
         error = error * level.clamp(min=config.min_sigma).square() if sample_weighting else error
         counted = valid * video_valid if name == "video" and video_valid is not None else valid

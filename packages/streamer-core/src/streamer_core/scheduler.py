@@ -111,7 +111,7 @@ class FlowMatchScheduler(CheckedFiles, FlowMatchEulerDiscreteScheduler):
         return (noisy - sample) / _expand(sigma, noisy).clamp(min=min_sigma)
 
     @staticmethod
-    def euler_step(latents: Latents, velocities: Latents, sigma: Tensor, next_sigma: Tensor) -> Latents:
+    def euler_step(latents: Latents, velocities: Latents, sigma: Tensor, next_sigma: Tensor | float) -> Latents:
         """One joint step of every modality by the same noise levels."""
         return {name: z + (next_sigma - sigma) * velocities[name] for name, z in latents.items()}
 
@@ -177,7 +177,7 @@ class UniPCFlowScheduler(CheckedFiles, UniPCMultistepScheduler):
         return split(joint)
 
 
-def as_solver(scheduler: object) -> Solver:
+def as_solver(scheduler: Any) -> Solver:
     """What solves with `scheduler`: itself if it has `solve`; for diffusers' flow-match Euler, our own of its config.
 
     Raises:

@@ -56,7 +56,7 @@ class StreamerTokenizer(CheckedFiles, PreTrainedTokenizerFast):
             additional_special_tokens=[*silent, *STATES],
         )
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> tuple[str, ...]:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> tuple[str, ...]:
         """As the base class's, without how this tokenizer was loaded, which is not a property of it."""
         for name in ("is_local", "local_files_only"):
             self.init_kwargs.pop(name, None)

@@ -93,6 +93,7 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, config: StreamerConfig) -> None:
         super().__init__()
+        assert config.rope_sections  # `__post_init__` fills them
         self.head_dim, self.theta = config.head_dim, config.rope_theta
         # Frequencies of the height and of the width axis; all others are those of time.
         self.of_axis = {axis: slice(axis, 3 * config.rope_sections[axis], 3) for axis in (1, 2)}
@@ -150,6 +151,7 @@ class Attention(nn.Module):
             query, key, value = attention_inputs.exchange.to_heads(query, key, value)
         if cache is not None:
             keys, values = cache  # (B, H, S, D)
+            assert attention_inputs.slots is not None  # where there is a history, it says what is written where
             where = attention_inputs.slots[:, None, :, None].expand_as(key)
             # Under autocast the projections are of another dtype than the history.
             key, value = keys.scatter_(2, where, key.to(keys.dtype)), values.scatter_(2, where, value.to(values.dtype))

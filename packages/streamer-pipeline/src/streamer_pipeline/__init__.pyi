@@ -3,8 +3,9 @@ from .batch import SessionBatch
 from .checkpoints import bundled_checkpoint
 from .data.dyads import StoredDyad, read_dataset_info, read_dyads
 from .ledger import LatencyLedger, Span, StopWatch, UnitTiming
+from .media.containers import RecordingError
 from .media.conversation import ConversationWriter
-from .media.recordings import RecordingError, RecordingReader, RecordingWriter, side_by_side
+from .media.recordings import RecordingReader, RecordingWriter, side_by_side
 from .media.subtitles import captions, write_srt
 from .performer import Performer
 from .persona import Persona, PreparedPersona

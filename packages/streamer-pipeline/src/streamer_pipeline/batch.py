@@ -8,7 +8,7 @@ there; the rows that pause keep their state, and what was written for their curr
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -108,7 +108,7 @@ class SessionBatch:
             session.move_to(own)
 
     @contextmanager
-    def alone(self, session: StreamerSession):
+    def alone(self, session: StreamerSession) -> Iterator[tuple[CacheSpec, State]]:
         """Layout and state of one session, for whoever takes it away; its place is free afterwards."""
         with self._lock:
             place = self._place(session)
@@ -248,11 +248,13 @@ def form_units(
     units, partial = {}, {}
     for row, index in indices.items():
         state, *words = language[row]
+        picture = answer.video[row]
+        assert picture is not None  # what is asked for was rendered
         said = (token for token in words if token != config.pad_token_id)
         text, partial[row] = tokenizer.decode_stream(said, sessions[row].partial_text)
         units[row] = AgentUnit(
             audio=audio[row].clone(),
-            video=answer.video[row].float().cpu(),
+            video=picture.float().cpu(),
             text=text,
             state=config.state_names[config.state_token_ids.index(state)],
             index=index,

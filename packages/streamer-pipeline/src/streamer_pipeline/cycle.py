@@ -51,7 +51,7 @@ class Answer(NamedTuple):
     language: Tensor
     latents: Latents
     audio: Tensor
-    video: Sequence[Tensor | None]
+    video: Tensor | Sequence[Tensor | None]
     timing: UnitTiming
 
 
@@ -195,7 +195,8 @@ class InTurn:
     """The link to a performer in the same thread: it works when its reply is asked for."""
 
     def __init__(self, performing: PerformerSide) -> None:
-        self.performing, self._contexts = performing, deque()
+        self.performing = performing
+        self._contexts: deque[Tensor] = deque()
 
     def send(self, context_kv: Tensor) -> None:
         self._contexts.append(context_kv)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -172,7 +172,7 @@ class LatencyLedger:
         histogram.set(xlabel="units", title="\n".join(f"{k} {v:.0f} ms" for k, v in self.percentiles().items()))
         figure.savefig(path, dpi=120)
 
-    def _plot_lanes(self, axis, num_units: int, colors: dict[str, str]) -> None:
+    def _plot_lanes(self, axis: Any, num_units: int, colors: dict[str, str]) -> None:
         """Spans of the latest units as bars on the thinker's and the performer's lane."""
         latest = self.units[-num_units:]
         origin = min((unit.start_ms for unit in latest), default=0.0)

@@ -59,4 +59,5 @@ class Performer:
     def commit(self, latents: Latents, state: State, attention_inputs: AttentionInputs) -> Tensor:
         """One clean pass over y_k; its K/V is history from now on, and those K/V go to the thinker."""
         commit_response(self.streamer, latents, state, attention_inputs)
+        assert attention_inputs.slots is not None  # of `receive`
         return read_kv(state, attention_inputs.slots)

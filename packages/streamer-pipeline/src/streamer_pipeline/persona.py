@@ -38,7 +38,7 @@ class Persona:
     def __post_init__(self) -> None:
         if (self.picture is None) != (self.voice is None):
             raise ValueError("a persona shows the agent's picture and lets its voice be heard, or neither")
-        if self.picture is None:
+        if self.picture is None or self.voice is None:
             return
         if self.picture.ndim != 3 or len(self.picture) != 3:
             raise ValueError(f"a persona's picture has shape (3, H, W); got {tuple(self.picture.shape)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from causal_vae.hub.loading import refuse_unknown
 from diffusers import ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
-from streamer_core import CacheSpec, StreamerTokenizer, init_kv_state
+from streamer_core import CacheSpec, StreamerModel, StreamerTokenizer, init_kv_state
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -33,7 +33,7 @@ from .performer import Performer
 from .persona import Persona, PreparedPersona, encode_reference
 from .session import SessionOptions, StreamerSession, whole_number
 from .thinker import Renderer, Thinker
-from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, check_text, split_units, to_media
+from .units import HEIGHT, UNIT_MS, WIDTH, AgentUnit, UserUnit, check_text, split_units, to_media
 
 _GRAPHS_PER_STAGE = 64  # sizes of batches and of full histories, which double
 OUTPUT_TYPES = ("pt", "np", "pil")
@@ -55,13 +55,16 @@ class StreamerPipelineOutput(BaseOutput):
     @classmethod
     def of(cls, units: list[AgentUnit], output_type: str = "pt") -> StreamerPipelineOutput:
         """Units in their order as one conversation."""
-        audio: Tensor | np.ndarray = torch.cat([unit.audio for unit in units], dim=1)
-        video: Tensor | np.ndarray | list[Image.Image] = torch.cat([unit.video for unit in units], dim=1)
-        if output_type != "pt":
-            audio, video = audio[0].numpy(), (0.5 + 0.5 * video.permute(1, 2, 3, 0)).numpy()
-        if output_type == "pil":
-            video = [Image.fromarray(frame) for frame in (255 * video).round().astype(np.uint8)]
-        return cls(audio, video, "".join(unit.text for unit in units).strip(), units)
+        audio = torch.cat([unit.audio for unit in units], dim=1)
+        video = torch.cat([unit.video for unit in units], dim=1)
+        text = "".join(unit.text for unit in units).strip()
+        if output_type == "pt":
+            return cls(audio, video, text, units)
+        wave, frames = audio[0].numpy(), (0.5 + 0.5 * video.permute(1, 2, 3, 0)).numpy()
+        if output_type == "np":
+            return cls(wave, frames, text, units)
+        images = [Image.fromarray(frame) for frame in (255 * frames).round().astype(np.uint8)]
+        return cls(wave, images, text, units)
 
 
 class StreamerPipeline(PipelineLoading):
@@ -83,6 +86,8 @@ class StreamerPipeline(PipelineLoading):
             or `num_inference_steps` is not what it should be.
     """
 
+    streamer: StreamerModel
+    tokenizer: StreamerTokenizer
     _optional_components = ["audio_vae", "video_vae", "audio_decoder", "video_decoder"]
 
     def __init__(
@@ -121,7 +126,8 @@ class StreamerPipeline(PipelineLoading):
         self._part_names = tuple(self.components)
         self._made_of: tuple[Any, ...] | None = None  # the parts that `_sides` were made of
         self._compiling: dict[str, Any] | None = None
-        self._evaluators, self._in_training = 0, []  # who is inside `evaluating`, and what they must put back
+        self._evaluators = 0  # who is inside `evaluating`
+        self._in_training: list[Any] = []  # what they must put back
         self.interrupt = False
 
     # ---- the two halves ----
@@ -257,7 +263,16 @@ class StreamerPipeline(PipelineLoading):
         cache_spec = self.cache_spec(prompt_capacity, options.capacity_units)
         return SessionBatch(self, options, cache_spec, self.new_state(options, cache_spec, batch_size=size))
 
-    def _options(self, prompt: str, seed, steps, temperature, height, width, capacity_units) -> SessionOptions:
+    def _options(
+        self,
+        prompt: str,
+        seed: int,
+        steps: int | None,
+        temperature: float,
+        height: int,
+        width: int,
+        capacity_units: int,
+    ) -> SessionOptions:
         steps = self.config.num_inference_steps if steps is None else steps
         return SessionOptions(prompt, seed, steps, temperature, height, width, capacity_units)
 
@@ -279,7 +294,7 @@ class StreamerPipeline(PipelineLoading):
         ids = torch.tensor([self.tokenizer.encode_words(text)], dtype=torch.int64, device=self.streamer.device)
         reference = None
         with self.evaluating():
-            if isinstance(persona, Persona) and persona.picture is not None:
+            if isinstance(persona, Persona) and persona.picture is not None and persona.voice is not None:
                 reference = encode_reference(self, persona.picture, persona.voice)
             return PreparedPersona(text, self.thinker.prefill(ids, reference))
 
@@ -323,7 +338,7 @@ class StreamerPipeline(PipelineLoading):
 
     def __call__(
         self,
-        recording: str | os.PathLike | None = None,
+        recording: str | os.PathLike[str] | None = None,
         audio: Tensor | None = None,
         video: Tensor | None = None,
         *,
@@ -360,7 +375,8 @@ class StreamerPipeline(PipelineLoading):
             if "seed" in options:
                 raise ValueError("give either a seed or a generator that draws one")
             options["seed"] = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        if recording is None:
+        source: Iterable[UserUnit]
+        if audio is not None and video is not None:
             audio = to_media("audio", audio, (1, None))
             video = to_media("video", video, (3, None, None, None))
             source = split_units(audio, video)
@@ -388,7 +404,7 @@ class StreamerPipeline(PipelineLoading):
 
 def _check_call(recording: Any, generator: Any, output_type: Any, callback: Any) -> None:
     """Raise TypeError or ValueError unless these arguments of a call are what they should be, or None."""
-    kinds = {"recording": (recording, str | os.PathLike, "the path of a file")}
+    kinds: dict[str, tuple[Any, Any, str]] = {"recording": (recording, str | os.PathLike, "the path of a file")}
     kinds["generator"] = generator, torch.Generator, "one torch.Generator"
     kinds["callback_on_step_end"] = callback, Callable, "called after every unit"
     for name, (value, kind, what) in kinds.items():

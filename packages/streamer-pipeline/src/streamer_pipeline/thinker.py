@@ -159,7 +159,7 @@ class Thinker:
 
     def render(
         self, latents: dict[str, Tensor], state: State, rows: Sequence[int] | None = None
-    ) -> tuple[Tensor, Sequence[Tensor | None], State]:
+    ) -> tuple[Tensor, Tensor | Sequence[Tensor | None], State]:
         """Packed clean latents of one unit -> audio (B, 1, 3840), video of each row (3, 4, H, W), next state.
 
         Args:
@@ -167,14 +167,16 @@ class Thinker:
                 caches, and these only; the other rows have none, and keep the decoder's state.
         """
         audio, audio_state = self.render_audio(latents["audio"], state["audio_decoder"])
+        video: Tensor | Sequence[Tensor | None]
         if rows is None or len(audio) == 1:
             video, video_state = self.render_video(latents["video"], state["video_decoder"])
         else:
-            video, states = [None] * len(audio), [index_state(state["video_decoder"], row) for row in range(len(audio))]
+            pictures: list[Tensor | None] = [None] * len(audio)
+            states = [index_state(state["video_decoder"], row) for row in range(len(audio))]
             for row in rows:
                 picture, states[row] = self.render_video(latents["video"][row : row + 1], states[row])
-                video[row] = picture[0]
-            video_state = stack_states(states)
+                pictures[row] = picture[0]
+            video, video_state = pictures, stack_states(states)
         return audio, video, {**state, "audio_decoder": audio_state, "video_decoder": video_state}
 
     def render_audio(self, latents: Tensor, state: State) -> tuple[Tensor, State]:

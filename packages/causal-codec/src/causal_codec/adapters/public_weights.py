@@ -13,7 +13,7 @@ HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_down
 
 
 def read_config(
-    pretrained_model_name_or_path: str | os.PathLike, whole: str, tower: str, options: dict[str, Any]
+    pretrained_model_name_or_path: str | os.PathLike[str], whole: str, tower: str, options: dict[str, Any]
 ) -> PreTrainedConfig:
     """The config of a folder or hub id whose model type is `whole`, or `tower` for the tower alone.
 
@@ -30,7 +30,7 @@ def read_config(
 
 
 def read_tower(
-    tower_class: type[PreTrainedModel], pretrained_model_name_or_path: str | os.PathLike, **options: Any
+    tower_class: type[PreTrainedModel], pretrained_model_name_or_path: str | os.PathLike[str], **options: Any
 ) -> PreTrainedModel:
     """A `tower_class` from a checkpoint of it, or of a model that holds one; in float32 unless `dtype` is given.
 

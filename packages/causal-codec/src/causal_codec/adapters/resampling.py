@@ -15,6 +15,7 @@ class ResampleTo16k(StreamingModule):
     """
 
     stride, upsample = 3, 2
+    kernel: Tensor
 
     def __init__(self, half_width: int = 48, cutoff: float = 7_600.0) -> None:
         super().__init__()

@@ -120,7 +120,7 @@ class SiglipVideoEncoder(VideoPerceptionEncoder):
 
     @classmethod
     def from_siglip2(
-        cls, pretrained_model_name_or_path: str | os.PathLike, output_dim: int = 128, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], output_dim: int = 128, **kwargs: Any
     ) -> SiglipVideoEncoder:
         """Start from a folder or hub id of a SigLIP 2 NaFlex model (whole, or its vision tower alone).
 

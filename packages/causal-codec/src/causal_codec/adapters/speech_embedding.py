@@ -80,6 +80,8 @@ class SpeechLogMel(StreamingModule):
     """
 
     stride, upsample = HOP * FRAMES_PER_EMBEDDING, FRAMES_PER_EMBEDDING
+    filters: Tensor
+    window: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,6 +108,8 @@ class FramesConv(StreamingModule):
     A stream starts after long silence: `rest` is what the layer receives then, and the state what the last two frames
     differed from it by.
     """
+
+    rest: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, kernel_bands: int, num_bands: int) -> None:
         super().__init__()
@@ -140,6 +144,7 @@ class SpeechEmbedding(PerceptionEncoder):
     def __init__(self, config: SpeechEmbeddingConfig) -> None:
         super().__init__(config)
         self.front_end = StreamingSequential(ResampleTo16k(), SpeechLogMel())
+        assert config.widths  # `__post_init__` fills them
         layers: list[nn.Module] = []
         width, bands = 1, NUM_MELS
         for stage, (next_width, pool) in enumerate(zip(config.widths, _POOLS, strict=True)):
@@ -158,7 +163,7 @@ class SpeechEmbedding(PerceptionEncoder):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike = BUNDLED, *args: Any, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] = BUNDLED, *args: Any, **kwargs: Any
     ) -> SpeechEmbedding:
         """As of any encoder; without a name, or as "speech-embedding", the public weights that ship with us.
 
@@ -187,6 +192,7 @@ class SpeechEmbedding(PerceptionEncoder):
         with torch.no_grad():
             for conv, (weight, bias) in zip(ours, theirs, strict=True):
                 conv.weight.copy_(weight)
+                assert conv.bias is not None  # every convolution here has one
                 conv.bias.copy_(bias)
         model.settle()
         return model.eval()
@@ -195,7 +201,8 @@ class SpeechEmbedding(PerceptionEncoder):
     def settle(self) -> None:
         """Set what every layer rests at: what it receives after long silence."""
         silence = torch.full((1, 1, 20 * FRAMES_PER_EMBEDDING, NUM_MELS), SILENCE)
-        _, state = self.layers(silence.to(self.layers.get_submodule("0").rest))
+        first: Any = self.layers.get_submodule("0")
+        _, state = self.layers(silence.to(first.rest))
         for name, difference in state.items():
             self.layers.get_submodule(name).rest += difference[0, :, -1:]
 
@@ -278,7 +285,7 @@ class SpeechEmbeddingAudioEncoder(PerceptionEncoder):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """As of any encoder; the embedding is frozen, as in a new one."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded

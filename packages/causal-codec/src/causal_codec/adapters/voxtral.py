@@ -102,6 +102,8 @@ class WhisperLogMel(StreamingModule):
     """
 
     stride = HOP
+    filters: Tensor
+    window: Tensor
 
     def __init__(self, num_mels: int) -> None:
         from transformers.audio_utils import mel_filter_bank  # here: it imports torchaudio
@@ -212,7 +214,7 @@ class VoxtralAudioEncoder(PerceptionEncoder):
     @classmethod
     def from_voxtral(
         cls,
-        pretrained_model_name_or_path: str | os.PathLike,
+        pretrained_model_name_or_path: str | os.PathLike[str],
         output_dim: int = 128,
         tokens_per_unit: int = 2,
         sliding_window: int | None = None,

@@ -125,7 +125,7 @@ class TransformerLayer(StreamingModule):
 
     time_axis = out_time_axis = 1
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         dim = config["latent_channels"]
         self.input_layernorm = nn.LayerNorm(dim, eps=config["norm_eps"])
@@ -151,7 +151,7 @@ class TransformerLayer(StreamingModule):
 class Transformer(StreamingModule):
     """Layers in a row over channels-first steps (B, C, T)."""
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config["num_hidden_layers"]))
 
@@ -163,13 +163,13 @@ class Transformer(StreamingModule):
         return x.transpose(1, 2), new
 
 
-def residual_blocks(config: dict, channels: int) -> list[nn.Module]:
+def residual_blocks(config: dict[str, Any], channels: int) -> list[nn.Module]:
     hidden, kernel_size = channels // config["compress"], config["residual_kernel_size"]
     dilations = [config["dilation_growth_rate"] ** index for index in range(config["num_residual_layers"])]
     return [ResidualBlock(channels, hidden, kernel_size, dilation) for dilation in dilations]
 
 
-def encoder_layers(config: dict) -> list[nn.Module]:
+def encoder_layers(config: dict[str, Any]) -> list[nn.Module]:
     """SEANet's encoder: (B, 1, T) -> (B, C, T / 960), at 25 Hz."""
     width = config["num_filters"]
     layers: list[nn.Module] = [CausalConv1d(1, width, config["kernel_size"])]
@@ -179,7 +179,7 @@ def encoder_layers(config: dict) -> list[nn.Module]:
     return [*layers, nn.ELU(), CausalConv1d(width, config["latent_channels"], config["last_kernel_size"])]
 
 
-def decoder_layers(config: dict) -> list[nn.Module]:
+def decoder_layers(config: dict[str, Any]) -> list[nn.Module]:
     """SEANet's decoder: (B, C, T / 960) -> (B, 1, T)."""
     width = config["num_filters"] * 2 ** len(config["upsampling_ratios"])
     layers: list[nn.Module] = [CausalConv1d(config["latent_channels"], width, config["kernel_size"])]
@@ -233,7 +233,7 @@ class MimiAudioVAE(CheckedLoading, ModelMixin, StreamingModule, ConfigMixin):
         self.stride = self.upsample = self.samples_per_latent
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> MimiAudioVAE:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> MimiAudioVAE:
         """Load a folder or hub id that `MimiModel.save_pretrained` or ours wrote, for example "kyutai/mimi".
 
         Raises:
@@ -330,7 +330,7 @@ def config_fields(config: MimiConfig) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def codebook_statistics(mimi: MimiModel) -> tuple[Tensor, Tensor]:
+def codebook_statistics(mimi: Any) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,) of latents as Mimi's codebooks hold them, by how often each code was used.
 
     The stages of a residual quantiser are taken as independent. No recording is needed: the statistics are the public
@@ -353,7 +353,8 @@ def codebook_statistics(mimi: MimiModel) -> tuple[Tensor, Tensor]:
 
 def _in_a_row(half: nn.Module, parts: list[str]) -> dict[str, Tensor]:
     """The weights of Mimi's encoder or decoder under the names of one sequence: its parts' layers, counted on."""
-    weights, count = {}, 0
+    weights: dict[str, Tensor] = {}
+    count = 0
     for name in parts:
         part = half.get_submodule(name)
         children = part if isinstance(part, nn.ModuleList) else [part]

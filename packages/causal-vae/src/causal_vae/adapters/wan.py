@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -123,7 +123,7 @@ class WanEncoder(StreamingModule):
 
     stride = FRAMES_PER_LATENT
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.in_channels, self.patch_size = config["in_channels"], config["patch_size"] or 1
         widths = [config["base_dim"] * factor for factor in [1, *config["dim_mult"]]]
@@ -150,7 +150,8 @@ class WanEncoder(StreamingModule):
         """`first`: `x` is the one frame in front of the units; it gives one latent frame."""
         if not first:
             self.check_length(x)
-        past, new = substates(state), {}
+        past = substates(state)
+        new: dict[str, State] = {}
         x, new["conv_in"] = run_conv(self.conv_in, fold_patches(x, self.patch_size), past["conv_in"])
         x, new["down_blocks"] = run_layers(self.down_blocks, x, past["down_blocks"], first)
         x, new["mid_block"] = self.mid_block(x, past["mid_block"])
@@ -163,7 +164,7 @@ class WanDecoder(StreamingModule):
 
     upsample = FRAMES_PER_LATENT
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.z_dim, self.patch_size = config["z_dim"], config["patch_size"] or 1
         factors = config["dim_mult"][::-1]
@@ -188,7 +189,8 @@ class WanDecoder(StreamingModule):
     def forward(self, x: Tensor, state: State | None = None, first: bool = False) -> tuple[Tensor, State]:
         """`first`: `x` is the latent in front of the units; it gives one frame."""
         self.check_length(x)
-        past, new = substates(state), {}
+        past = substates(state)
+        new: dict[str, State] = {}
         x, new["conv_in"] = run_conv(self.conv_in, x.movedim(1, -1).contiguous(), past["conv_in"])
         x, new["mid_block"] = self.mid_block(x, past["mid_block"])
         x, new["up_blocks"] = run_layers(self.up_blocks, x, past["up_blocks"], first)

@@ -46,7 +46,11 @@ def run_layers(
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, ...] = (1, 1, 1), padding: tuple[int, ...] = (0, 0, 0)
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...] = (1, 1, 1),
+    padding: tuple[int, ...] = (0, 0, 0),
 ) -> Tensor:
     """3-D convolution of (B, T, H, W, C) by a weight (C', C, kt, kh, kw).
 
@@ -90,13 +94,13 @@ class FrameConv(nn.Conv3d):
         self.num_past = kernel_size[0] - time_stride
         self.spatial_padding = kernel_size[1] // 2, kernel_size[2] // 2
 
-    def forward(self, extended: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, extended: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # only `run_conv` calls it
         """The past and the present in one tensor (B, num_past + T, H, W, C) -> output, next past."""
         y = convolve(extended, self.weight, self.bias, (self.time_stride, 1, 1), (0, *self.spatial_padding))
         return y, extended[:, -self.num_past :].clone(memory_format=torch.contiguous_format)
 
 
-def run_conv(conv: FrameConv, x: Tensor, past: Tensor | None, norm: RMSNorm | None = None) -> tuple[Tensor, Tensor]:
+def run_conv(conv: FrameConv, x: Tensor, past: State | None, norm: RMSNorm | None = None) -> tuple[Tensor, Tensor]:
     """Convolve `x`; with `norm`, convolve SiLU(norm(x)), written where the convolution and the next past read.
 
     Norm and convolution are called one after the other, so that whatever brings their weights sees both calls.

@@ -6,14 +6,13 @@ clamps swallow the first, saturation the second). Whatever output before the bor
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..streaming import StreamingModule
-from .findings import Finding, Subject
+from .findings import Finding, Law, Subject
 
 
 class PoisonedSubject(Subject):
@@ -105,4 +104,4 @@ def latency(subject: PoisonedSubject) -> Finding:
     return Finding("", measured <= declared, measured, declared, "steps", note)
 
 
-CAUSAL_LAWS: dict[str, Callable[[PoisonedSubject], Finding]] = {"look-ahead": look_ahead, "latency": latency}
+CAUSAL_LAWS: dict[str, Law] = {"look-ahead": look_ahead, "latency": latency}

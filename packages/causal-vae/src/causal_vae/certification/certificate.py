@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,12 @@ def certify(
         ValueError: the example is too small, or not a whole number of chunks.
     """
     started, training = time.perf_counter(), component.training
-    options = {"num_partitions": num_partitions, "num_steps": num_steps, "tolerance": tolerance, "seed": seed}
+    options: dict[str, Any] = {
+        "num_partitions": num_partitions,
+        "num_steps": num_steps,
+        "tolerance": tolerance,
+        "seed": seed,
+    }
     component.eval()
     try:
         rows = [
@@ -144,7 +150,7 @@ def certify(
 class Encoding(StreamingModule):
     """A VAE's `encode` as a map of its own: media -> mean and log-variance, joined over channels."""
 
-    def __init__(self, vae: nn.Module, upsample: int) -> None:
+    def __init__(self, vae: Any, upsample: int) -> None:
         super().__init__()
         self.vae, self.stride, self.upsample = vae, vae.stride, upsample
         self.lookahead, self.time_axis = vae.lookahead, vae.time_axis
@@ -157,7 +163,7 @@ class Encoding(StreamingModule):
 class Decoding(StreamingModule):
     """A VAE's `decode` as a map of its own: latents -> media."""
 
-    def __init__(self, vae: nn.Module, upsample: int) -> None:
+    def __init__(self, vae: Any, upsample: int) -> None:
         super().__init__()
         self.vae, self.upsample, self.out_time_axis = vae, upsample, vae.out_time_axis
 
@@ -165,9 +171,7 @@ class Decoding(StreamingModule):
         return self.vae.decode(x, state)
 
 
-def _ways(
-    component: nn.Module, example: Tensor, rate: float | None
-) -> list[tuple[str, nn.Module, Tensor, float | None]]:
+def _ways(component: Any, example: Tensor, rate: float | None) -> list[tuple[str, Any, Tensor, float | None]]:
     """(name, module, example, rate) of every way of using the part."""
     if not (hasattr(component, "encode") and hasattr(component, "decode")):
         return [("forward", component, example, rate)]
@@ -193,7 +197,7 @@ def one_graph(subject: Subject) -> Finding:
     """Steps of a running stream trace into one graph without breaks, once (the eager backend compiles nothing)."""
     num_graphs = 0
 
-    def trace(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
+    def trace(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         nonlocal num_graphs
         num_graphs += 1
         return graph.forward
@@ -219,11 +223,12 @@ def bytes_per_session(subject: Subject) -> Finding:
 
 def offline_form(subject: Subject) -> Finding:
     """The whole-sequence form used for training gives what the stream gives: cached equals uncached."""
+    offline: Any = subject.module.offline
     stretch = {"the example": subject.x, "a long run": subject.long}
     errors = {}
     for name, x in stretch.items():
         streamed = subject.whole[0] if x is subject.x else subject.long_run[0]
-        errors[f"offline and stream differ on {name}"] = difference(subject.module.offline(x), streamed) / subject.scale
+        errors[f"offline and stream differ on {name}"] = difference(offline(x), streamed) / subject.scale
     return worst(errors, subject.tolerance, "relative")
 
 

@@ -9,9 +9,10 @@ import copy
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Finding:
     note: str = ""
 
 
-Law = Callable[["Subject"], Finding]
+Law = Callable[[Any], Finding]  # of a `Subject`, or of a `PoisonedSubject`
 
 
 class Subject:
@@ -153,9 +154,9 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float("inf") if math.isnan(largest) else largest
 
 
-def worst(differences: dict[str, float], allowed: float, unit: str = "difference") -> Finding:
+def worst(differences: Mapping[str, float], allowed: float, unit: str = "difference") -> Finding:
     """One finding of several comparisons named by what differs: the largest counts."""
-    name = max(differences, key=differences.get)
+    name = max(differences, key=lambda name: differences[name])
     passed = differences[name] <= allowed
     return Finding("", passed, differences[name], allowed, unit, "" if passed else name)
 
@@ -177,7 +178,9 @@ def random_partition(length: int, stride: int, generator: random.Random, largest
 
 def stream(module: StreamingModule, x: Tensor, pieces: list[int]) -> tuple[Tensor, State, list[State]]:
     """Feed `x` in `pieces`: (joined output, last state, a copy of the state after each piece)."""
-    outputs, states, state = [], [], None
+    outputs: list[Tensor] = []
+    states: list[State] = []
+    state: State = None
     for chunk in x.split(pieces, dim=module.time_axis):
         y, state = module(chunk.clone(), state)
         outputs.append(y)
@@ -202,7 +205,7 @@ def _digest(value: object, depth: int) -> str:
         value = value.get_state()
     if isinstance(value, Tensor):
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest = f"{tuple(value.shape)} {value.dtype} {hashlib.blake2b(data).hexdigest()}"
+        digest = f"{tuple(value.shape)} {value.dtype} {hashlib.blake2b(data.data).hexdigest()}"
     elif value is None or isinstance(value, bool | int | float | complex | str | bytes):
         digest = repr(value)
     elif depth == 0 or isinstance(value, nn.Module | type) or callable(value):

@@ -172,8 +172,8 @@ def row_independence(subject: Subject) -> Finding:
     rows = range(subject.batch_size)
     errors = {}
     for row in rows:
-        alone, _ = subject.run(tail[row : row + 1], index_state(middle, row))
-        errors[f"row {row} depends on its batch"] = difference(alone, rest[row : row + 1])
+        by_itself, _ = subject.run(tail[row : row + 1], index_state(middle, row))
+        errors[f"row {row} depends on its batch"] = difference(by_itself, rest[row : row + 1])
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(subject.seed)).to(tail.device)
     shuffled, _ = subject.run(tail[order], select_state(middle, order))
     errors["rows of a reordered batch differ"] = difference(shuffled, rest[order])

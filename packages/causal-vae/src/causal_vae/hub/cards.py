@@ -18,7 +18,11 @@ LICENSE = "apache-2.0"
 _UNTOLD = ("transformers_version", "dtype", "architectures", "model_type")
 
 
-class ModelCardMixin:
+# A mixin calls the methods of the class that it is mixed into, which a type checker does not see.
+_MixedInto: Any = object
+
+
+class ModelCardMixin(_MixedInto):
     """Mixin before a class of diffusers or transformers: what is pushed to the Hub has a card."""
 
     def push_to_hub(

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers import ConfigMixin
@@ -98,7 +98,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def check_is_place_for_folder(path: str | os.PathLike) -> None:
+def check_is_place_for_folder(path: str | os.PathLike[str]) -> None:
     """Raise OSError if a folder cannot be at `path`, because a file is there or above."""
     for place in (Path(path), *Path(path).parents):
         if place.is_dir():
@@ -115,7 +115,7 @@ class CheckedFiles(ModelCardMixin):
     """The classes that the first of these files may name as its own; empty: it names none."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """As the base class's, for a local folder or a hub id.
 
         Raises:
@@ -135,7 +135,7 @@ class CheckedFiles(ModelCardMixin):
         except Exception as error:  # tokenizers raises nothing more exact
             raise ValueError(f"{found[0]} is damaged: no {cls.__name__} can be made of it ({error!r})") from error
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any):
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """As the base class's.
 
         Raises:
@@ -156,8 +156,12 @@ class CheckedLoading(ModelCardMixin):
     floors: ClassVar[dict[str, int]] = {}
     """The least values of a diffusers config's fields, where they are not those of `check_values`."""
 
+    if TYPE_CHECKING:  # the libraries' classes give a model its config and more
+
+        def __getattr__(self, name: str) -> Any: ...
+
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """As the base class's, for a local folder or a hub id; `dtype` may be a name, and may be called `torch_dtype`.
 
         Raises:
@@ -169,7 +173,8 @@ class CheckedLoading(ModelCardMixin):
         refuse_pickles(kwargs.get("use_safetensors", True), "use_safetensors")
         if (dtype := take_dtype(kwargs)) is not None:
             kwargs["dtype"] = dtype
-        folder, whole = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""), {}
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        whole: dict[str, str] = {}
         if is_local := Path(pretrained_model_name_or_path).is_dir():
             whole = check_folder_holds(folder, cls.saved_as or cls.__name__)
         wants_info = kwargs.pop("output_loading_info", False)
@@ -188,13 +193,13 @@ class CheckedLoading(ModelCardMixin):
 
     def save_pretrained(
         self,
-        save_directory: str | os.PathLike,
+        save_directory: str | os.PathLike[str],
         *args: Any,
         safe_serialization: bool = True,
         variant: str | None = None,
         max_shard_size: int | str | None = None,
         **kwargs: Any,
-    ):
+    ) -> Any:
         """As the base class's.
 
         Raises:
@@ -223,7 +228,7 @@ class CheckedLoading(ModelCardMixin):
         super().register_to_config(**fields)
 
 
-def _config_fields(cls: type) -> set[str]:
+def _config_fields(cls: Any) -> set[str]:
     """The fields of the config of a model of diffusers or transformers."""
     if issubclass(cls, ConfigMixin):
         return set(cls._get_init_keys(cls)) - {"self"}
@@ -297,7 +302,8 @@ def check_folder_holds(folder: Path, class_name: str) -> dict[str, str]:
     if found != class_name:
         found = found or "model of unknown class"
         raise ValueError(f"{folder} holds a {found}, not a {class_name}; load it with its own class")
-    weights, whole = sorted(folder.glob("*.safetensors")), {}
+    weights = sorted(folder.glob("*.safetensors"))
+    whole: dict[str, str] = {}
     if not weights:
         raise ValueError(f"{folder} has no *.safetensors file: the weights of {class_name} are missing")
     for file in weights:

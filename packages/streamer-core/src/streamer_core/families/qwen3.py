@@ -31,7 +31,7 @@ SHARED_FIELDS = (
 
 def load_qwen3(
     model_class: type[PreTrainedModel],
-    source: str | os.PathLike,
+    source: str | os.PathLike[str],
     tokenizer: PreTrainedTokenizerFast | None,
     **kwargs: Any,
 ) -> PreTrainedModel:
@@ -66,7 +66,7 @@ def _split(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return overrides, {name: value for name, value in kwargs.items() if name not in own}
 
 
-def _shared_fields(config: PreTrainedConfig, source: str | os.PathLike) -> dict[str, Any]:
+def _shared_fields(config: PreTrainedConfig, source: str | os.PathLike[str]) -> dict[str, Any]:
     """The fields of `StreamerConfig` that a Qwen3 config gives; ValueError for another model or an unknown variant."""
     if config.model_type != "qwen3":
         raise ValueError(f"{source} is a {config.model_type!r} checkpoint; expected 'qwen3'")
@@ -80,7 +80,7 @@ def _shared_fields(config: PreTrainedConfig, source: str | os.PathLike) -> dict[
 
 
 def _control_ids(
-    tokenizer: PreTrainedTokenizerFast, source: str | os.PathLike, vocab_size: int
+    tokenizer: PreTrainedTokenizerFast, source: str | os.PathLike[str], vocab_size: int
 ) -> dict[str, int | list[int]]:
     """Control ids of the words of `source`, which has `vocab_size` rows for them; ValueError where they do not fit."""
     if not set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()):  # transformers' guess where no file is

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from causal_vae import Certificate, State, StreamingModule, certify
@@ -230,7 +231,7 @@ def _load_part(folder: Path, package: str | None) -> nn.Module:
     if not config_file.is_file():
         raise ValueError(f"{folder} has neither a model_index.json nor a config.json: it is no pipeline and no part")
     config = json.loads(config_file.read_text())
-    named = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
+    named: Any = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
     name = READERS.get(named, named)
     for module in ("causal_vae", "causal_codec", "streamer_core", package):
         if module and hasattr(importlib.import_module(module), name or ""):

@@ -29,7 +29,7 @@ def describe_latency(pipeline: StreamerPipeline) -> Description:
     steps, delay = pipeline.config.num_inference_steps, config.response_delay
     counts = ", ".join(f"{name} {count}" for name, count in layout.counts.items())
     slots, least = layout.num_language_slots, 1 + steps + 1
-    rows = [
+    rows: list[list[object]] = [
         ["tokens per unit", f"{layout.num_tokens} ({counts})"],
         ["passes per unit", f"{least} = 1 context + {steps} solver + 1 commit, its language as drafted"],
         [

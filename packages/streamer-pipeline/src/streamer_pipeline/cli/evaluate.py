@@ -75,7 +75,7 @@ def evaluate(
         use_threads(threads)
         if (benchmark is None) != (folder is None):
             raise ValueError("--benchmark and a FOLDER go together: CHECKPOINT --benchmark full-duplex-bench FOLDER")
-        if benchmark is not None:
+        if benchmark is not None and folder is not None:
             with needs_extra("eval"):
                 from ..evaluation.full_duplex_bench.command import run_benchmark
             run_benchmark(
@@ -95,7 +95,8 @@ def evaluate(
             return
         with needs_extra("eval"):
             from ..evaluation import command
-        options = command.Options(per_scenario or 10, steps, seed, minutes, batch_size)
+            from ..evaluation.evaluator import Options
+        options = Options(per_scenario or 10, steps, seed, minutes, batch_size)
         command.evaluate(
             checkpoint,
             dataset,

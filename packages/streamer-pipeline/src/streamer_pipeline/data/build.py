@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class BuiltDyad:
 
     key: str
     members: dict[str, Path]
-    labels: dict
+    labels: dict[str, Any]
 
 
 @dataclass
@@ -174,7 +174,7 @@ def _check_words(take: _Take, path: Path) -> None:
         raise ValueError(f"{path} is mis-timed: something is heard at {share:.0%} of the times of its words only")
 
 
-def _align(user: _Take, agent: _Take, options: BuildOptions) -> dict:
+def _align(user: _Take, agent: _Take, options: BuildOptions) -> dict[str, Any]:
     """Bring the agent to the user's clock and both to one length; what was measured, for the labels."""
     limit = options.max_drift_ms / 1000
     difference = agent.seconds - user.seconds
@@ -217,7 +217,7 @@ def _apart(user: _Take, agent: _Take, drift: float, offset: float, by_length: bo
 
 
 def _write(
-    conversation: Conversation, takes: dict[str, _Take], timing: dict, options: BuildOptions, folder: Path
+    conversation: Conversation, takes: dict[str, _Take], timing: dict[str, Any], options: BuildOptions, folder: Path
 ) -> Iterator[BuiltDyad]:
     """Encode every piece once, and name its files by the roles of every direction wanted."""
     directions = (False, True) if options.both_directions else (options.swap_roles,)
@@ -256,7 +256,7 @@ def _write(
             yield BuiltDyad(key, members, labels)
 
 
-def _side_labels(take: _Take, first: int, end: int) -> dict:
+def _side_labels(take: _Take, first: int, end: int) -> dict[str, Any]:
     transcript = None
     if take.words is not None:
         begin, finish = first * UNIT_SECONDS, end * UNIT_SECONDS

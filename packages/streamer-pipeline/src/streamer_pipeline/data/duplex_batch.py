@@ -34,6 +34,6 @@ class DuplexBatch(NamedTuple):
 
     def reference(self, config: StreamerConfig) -> Reference | None:
         """The rest of the prompt, packed, or None where it is words alone."""
-        if self.reference_audio is None:
+        if self.reference_audio is None or self.reference_video is None:
             return None
         return Reference(pack_audio(self.reference_audio, config), pack_video(self.reference_video, config))

@@ -43,7 +43,7 @@ class StoredDyad:
     """
 
     key: str
-    labels: dict
+    labels: dict[str, Any]
     user_audio: Tensor
     user_video: Tensor | None
     agent_audio: Tensor
@@ -63,7 +63,7 @@ def has_dataset_info(source: str | Path) -> bool:
     return _dataset_info_file(source) is not None
 
 
-def read_dataset_info(source: str | Path) -> dict:
+def read_dataset_info(source: str | Path) -> dict[str, Any]:
     """What `dataset_info.json` of a source says; `world.json`, its name in version 0.1, is read as well.
 
     Raises:
@@ -149,7 +149,7 @@ def decode_dyad(row: StoredRow, source: str | Path) -> StoredDyad:
     return dyad
 
 
-def _undamaged(rows: Iterable[dict], source: str | Path, split: str) -> Iterator[dict]:
+def _undamaged(rows: Iterable[dict[str, Any]], source: str | Path, split: str) -> Iterator[dict[str, Any]]:
     try:
         yield from rows
     except (tarfile.TarError, json.JSONDecodeError) as error:
@@ -175,7 +175,7 @@ def _find_shards(source: str | Path, split: str) -> list[str]:
 
 def _decode_sound(data: bytes) -> Tensor:
     """FLAC of 24 kHz mono -> (1, T) float32."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.audio[0]
         if (stream.rate, stream.channels) != (SAMPLE_RATE, 1):
             raise ValueError(f"sound is {stream.rate} Hz with {stream.channels} channels; expected 24000 Hz mono")
@@ -185,6 +185,6 @@ def _decode_sound(data: bytes) -> Tensor:
 
 def _decode_picture(data: bytes) -> Tensor:
     """Any video -> (3, T, H, W) float32 in [-1, 1]."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     return torch.from_numpy(frames).permute(3, 0, 1, 2).float().div_(127.5).sub_(1)

@@ -12,6 +12,7 @@ import os
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from causal_vae import State
@@ -196,7 +197,7 @@ def can_spell(tokenizer: StreamerTokenizer, word: str) -> bool:
     return tokenizer.decode_slots(ids).strip() == word.strip()
 
 
-def _encoded(vae: nn.Module, video: Tensor, past: State | None) -> tuple[Tensor, State]:
+def _encoded(vae: Any, video: Tensor, past: State | None) -> tuple[Tensor, State]:
     posterior, past = vae.encode(video, past)
     return posterior.mean[0], past
 

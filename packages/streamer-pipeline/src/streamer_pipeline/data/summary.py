@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from .words import UNIT_SECONDS, Word, utterances
 
@@ -29,7 +29,7 @@ class DyadNumbers(TypedDict):
     overlap_seconds: float
 
 
-def measure(key: str, labels: dict) -> DyadNumbers:
+def measure(key: str, labels: dict[str, Any]) -> DyadNumbers:
     """The numbers of a dyad, from the labels that are stored with it."""
     transcripts = {role: labels[role]["transcript"] for role in ROLES}
     spans = {

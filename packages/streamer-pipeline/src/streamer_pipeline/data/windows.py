@@ -58,7 +58,7 @@ def cut(name: str, stream: Tensor, stream_units: int, first_unit: int, num_units
 class Piece(NamedTuple):
     """Units [first, end) of conversation `index`; those before `counts_from` are there to be looked back at."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples, which nobody calls
     first: int
     end: int
     counts_from: int
@@ -182,7 +182,8 @@ class Conversations(EndlessBatches):
         """Every piece of a source in a random order, and again in another."""
         purpose, epoch = f"epoch of {name}", 0
         while True:
-            window, pieces = self.num_units + self.delay, []
+            window = self.num_units + self.delay
+            pieces: list[Piece] = []
             for index in range(len(source)):
                 pieces += pieces_of(index, len(source[index]["state"]), window, self.delay)
             order = torch.Generator().manual_seed(random_seed(self.seed, purpose, epoch))

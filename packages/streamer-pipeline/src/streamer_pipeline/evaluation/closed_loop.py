@@ -8,15 +8,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from causal_vae import State
+from streamer_core import Latents, Solver
+from streamer_core.scheduler import Velocity
 from torch import Tensor
 
 from ..batch import SessionBatch
-from ..performer import Latents, Solver
 from ..pipeline import StreamerPipeline
 from ..session import StreamerSession
 from ..thinker import Renderer
@@ -40,7 +41,7 @@ class CountingSolver:
     def passes_per_unit(self) -> float:
         return self.num_passes / max(1, self.num_units)
 
-    def solve(self, velocity, noise: Latents, num_steps: int) -> Latents:
+    def solve(self, velocity: Velocity, noise: Latents, num_steps: int) -> Latents:
         def counted(latents: Latents, sigma: Tensor) -> Latents:
             self.num_passes += 1
             return velocity(latents, sigma)
@@ -60,8 +61,8 @@ class SeparateSolver:
     def __init__(self, solver: Solver) -> None:
         self.solver = solver
 
-    def solve(self, velocity, noise: Latents, num_steps: int) -> Latents:
-        def alone(name: str):
+    def solve(self, velocity: Velocity, noise: Latents, num_steps: int) -> Latents:
+        def alone(name: str) -> Velocity:
             return lambda latents, sigma: {name: velocity({**noise, **latents}, sigma)[name]}
 
         return {name: self.solver.solve(alone(name), {name: start}, num_steps)[name] for name, start in noise.items()}
@@ -77,7 +78,7 @@ def without_picture(pipeline: StreamerPipeline) -> StreamerPipeline:
     return _like(pipeline, _HeardOnly)
 
 
-def _like(pipeline: StreamerPipeline, kind: type[StreamerPipeline], **replaced) -> StreamerPipeline:
+def _like(pipeline: StreamerPipeline, kind: type[StreamerPipeline], **replaced: Any) -> StreamerPipeline:
     config = pipeline.config
     return kind(
         **pipeline.components | replaced,
@@ -116,7 +117,8 @@ def converse(
         hears_itself: the agent's sound comes back through the user's microphone, by a room that depends on the dyad.
         unseen: what is seen of users whom nobody filmed, as `user_units` takes it; as large as the picture of others.
     """
-    waiting, live = iter(dyads), []
+    waiting = iter(dyads)
+    live: list[_Conversation] = []
     batch: SessionBatch | None = None
     while True:
         while len(live) < batch_size and (dyad := next(waiting, None)) is not None:
@@ -125,7 +127,7 @@ def converse(
             if batch is None:
                 batch = pipeline.open_batch(batch_size, num_steps, session.options.height, session.options.width)
             batch.join(session)
-        if not live:
+        if batch is None or not live:
             return
         units = batch.step({talk.session: talk.next_unit() for talk in live})
         for talk in live:

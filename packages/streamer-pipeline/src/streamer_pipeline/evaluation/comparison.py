@@ -96,7 +96,7 @@ def plot_comparison(cards: Cards) -> Figure:
 def _draw(panel: Axes, y: int, score: Score) -> None:
     if score.value is None:
         return
-    if score.low is not None:
+    if score.low is not None and score.high is not None:
         panel.plot([score.low, score.high], [y, y], color=f"C{y}", linewidth=4, alpha=0.35)
     panel.plot(score.value, y, "o", color=f"C{y}")
 
@@ -114,5 +114,5 @@ def _value(row: Row, score: Score) -> str:
 def _interval(row: Row, score: Score) -> str:
     if score.value is None:
         return ""
-    bounds = "" if score.low is None else f"{row.show(score.low)} to {row.show(score.high)}, "
+    bounds = "" if score.low is None or score.high is None else f"{row.show(score.low)} to {row.show(score.high)}, "
     return f"{bounds}n = {score.n}"

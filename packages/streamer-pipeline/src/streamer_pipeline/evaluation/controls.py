@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class UserMedia:
         frames = None if dyad.user_video is None else ((dyad.user_video + 1) * 127.5).round().to(torch.uint8)
         return cls(dyad.user_audio, frames)
 
-    def media(self, dyad: StoredDyad) -> dict[str, Tensor | None]:
+    def media(self, dyad: StoredDyad) -> dict[str, Any]:
         """Both, as long as those of a dyad."""
         audio, video = self.audio(dyad.user_audio.shape[1]), self.video(FRAMES_PER_UNIT * dyad.num_units)
         return {"user_audio": audio, "user_video": video}

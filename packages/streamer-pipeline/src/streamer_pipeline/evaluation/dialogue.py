@@ -45,8 +45,8 @@ class Scene:
     @classmethod
     def of(cls, conversation: RecordedConversation) -> Scene:
         sounds = [Span(seconds(first), seconds(end)) for first, end in bursts(conversation.wave)]
-        words = (spoken_runs(conversation.labels, side) for side in ("user", "agent"))
-        return cls(*words, sounds, len(conversation.texts) * UNIT_MS / 1000)
+        user, recorded = (spoken_runs(conversation.labels, side) for side in ("user", "agent"))
+        return cls(user, recorded, sounds, len(conversation.texts) * UNIT_MS / 1000)
 
     def gaps(self) -> Iterator[tuple[Span, float]]:
         """Every run of the user, and when the next one begins."""
@@ -72,7 +72,7 @@ def dialogue_scores(conversations: list[RecordedConversation]) -> Scores:
     latencies = [1000 * delay for delay in delays if delay is not None]
     stopped = [stop for scene in scenes for stop in stop_delays(scene)]
     short = sum(len(backchannels(scene)) for scene in scenes)
-    minutes = sum(run.end - run.start for scene in scenes for run in scene.user) / 60
+    minutes = sum(run.end - run.start for scene in scenes for run in scene.user or []) / 60
     return {
         "dialogue.taken": rate([delay is not None for delay in delays]),
         "dialogue.latency_median": quantile(latencies, 0.5),
@@ -96,10 +96,11 @@ def answer(spans: Iterable[Span], run: Span, until: float) -> Span | None:
 def turn_delays(scene: Scene) -> list[float | None]:
     """For every turn that the recorded agent takes: seconds from the user's last word to the agent's onset, below 0
     where they overlap; None where the agent does not take it."""
-    delays = []
+    delays: list[float | None] = []
+    recorded = scene.recorded or []
     for run, until in scene.gaps():
-        is_aside = any(span.start < run.start and span.end > run.end for span in scene.recorded)
-        if not is_aside and answer(scene.recorded, run, until) is not None:
+        is_aside = any(span.start < run.start and span.end > run.end for span in recorded)
+        if not is_aside and answer(recorded, run, until) is not None:
             mine = answer(scene.agent, run, until)
             delays.append(None if mine is None else mine.start - run.end)
     return delays
@@ -108,20 +109,21 @@ def turn_delays(scene: Scene) -> list[float | None]:
 def pauses_taken(scene: Scene) -> list[bool]:
     """For every silence between two runs of the user in which the recorded agent says nothing: whether the agent is
     heard in it."""
-    pauses = [Span(run.end, following.start) for run, following in pairwise(scene.user)]
-    return [_meets(scene.agent, pause) for pause in pauses if not _meets(scene.recorded, pause)]
+    recorded = scene.recorded or []
+    pauses = [Span(run.end, following.start) for run, following in pairwise(scene.user or [])]
+    return [_meets(scene.agent, pause) for pause in pauses if not _meets(recorded, pause)]
 
 
 def overlap(scene: Scene) -> float:
     """Seconds in which both are heard."""
-    both = (min(a.end, u.end) - max(a.start, u.start) for a in scene.agent for u in scene.user)
+    both = (min(a.end, u.end) - max(a.start, u.start) for a in scene.agent for u in scene.user or [])
     return sum(max(0.0, length) for length in both)
 
 
 def backchannels(scene: Scene) -> list[Span]:
     """Sounds of the agent of less than a second that lie within a run of the user's words."""
     short = [span for span in scene.agent if span.end - span.start < _SHORT_SECONDS]
-    return [span for span in short if any(run.start <= span.start and span.end <= run.end for run in scene.user)]
+    return [span for span in short if any(run.start <= span.start and span.end <= run.end for run in scene.user or [])]
 
 
 def stop_delays(scene: Scene) -> list[float]:
@@ -136,7 +138,7 @@ def speaks_on(scene: Scene) -> list[bool]:
 
 def _broken_into(scene: Scene) -> list[tuple[Span, Span]]:
     """Runs of the user that begin while the agent is heard, and what they break into."""
-    return [(run, mine) for run in scene.user for mine in scene.agent if mine.start < run.start < mine.end]
+    return [(run, mine) for run in scene.user or [] for mine in scene.agent if mine.start < run.start < mine.end]
 
 
 def _is_backchannel(scene: Scene, run: Span) -> bool:

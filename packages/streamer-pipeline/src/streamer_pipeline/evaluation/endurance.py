@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -54,8 +54,11 @@ class _Tally:
 def mean_silent_face(dyads: Iterable[StoredDyad], meter: FaceMeter) -> np.ndarray | None:
     """The average (3, h, w) of the recorded agent's face in units without sound, over some dyads; None where it is
     never filmed in silence."""
-    total, count = 0.0, 0
-    for dyad in (dyad for dyad in dyads if dyad.agent_video is not None):
+    total: Any = 0.0
+    count = 0
+    for dyad in dyads:
+        if dyad.agent_video is None:
+            continue
         for unit in split_units(dyad.agent_audio, dyad.agent_video):
             if not active_pieces(unit.audio[0].numpy()).any():
                 total = total + meter.face(unit.video).sum(axis=1)
@@ -136,6 +139,6 @@ def _largest(values: list[float], n: int) -> Score:
     return Score(max(map(abs, values)), n=n) if values else Score(None)
 
 
-def as_records(minutes: list[Minute]) -> list[dict]:
+def as_records(minutes: list[Minute]) -> list[dict[str, Any]]:
     """Ready for JSON."""
     return [asdict(minute) for minute in minutes]

@@ -214,7 +214,7 @@ class Evaluator:
         conversations = self._track(what, talking, len(self._references))
         return sorted(conversations, key=lambda c: c.key)
 
-    def _track(self, what: str, things: Iterable, total: int | None) -> Iterator:
+    def _track(self, what: str, things: Iterable[Any], total: int | None) -> Iterator[Any]:
         columns = TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console) as progress:
             yield from progress.track(things, total=total, description=what)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch.nn.functional as F
@@ -38,7 +38,8 @@ class FaceTracks:
         return whole._each(lambda x: np.pad(x, (0, max(0, num_frames - len(x))), "edge")[:num_frames])
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> FaceTracks:
-        return FaceTracks(**{name: None if x is None else change(x) for name, x in vars(self).items()})
+        changed: dict[str, Any] = {name: None if x is None else change(x) for name, x in vars(self).items()}
+        return FaceTracks(**changed)
 
 
 class FaceMeter(Protocol):

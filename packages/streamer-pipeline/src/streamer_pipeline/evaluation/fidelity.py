@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from causal_vae import LogMel
@@ -53,8 +55,8 @@ def _ssim(video: Tensor, seen: Tensor) -> float | None:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError:
         return None
-    frames = [x.transpose(0, 1) for x in (seen, video)]
-    return float(structural_similarity_index_measure(*frames, data_range=2.0))
+    ssim: Any = structural_similarity_index_measure(seen.transpose(0, 1), video.transpose(0, 1), data_range=2.0)
+    return float(ssim)
 
 
 def _pesq(wave: np.ndarray, heard: np.ndarray) -> float | None:

@@ -48,7 +48,8 @@ def idle_scores(conversations: list[RecordedConversation], references: list[Reco
     """Blinks and motion of the silent face, relative to the recorded agent in the same dyads: 1 is alike."""
     recorded = {c.key: c.face for c in references if c.face is not None}
     pairs = [(c, recorded[c.key]) for c in conversations if c.face is not None and c.key in recorded]
-    eyes = [(c.face.eyes, original.eyes) for c, original in pairs if c.face.eyes is not None]
+    faces = [(c.face, original) for c, original in pairs if c.face is not None]
+    eyes = [(f.eyes, original.eyes) for f, original in faces if f.eyes is not None and original.eyes is not None]
     originals = {c.key: c for c in references}
     quiet = _quiet_motion([c for c, _ in pairs]), _quiet_motion([originals[c.key] for c, _ in pairs])
     return {
@@ -68,10 +69,10 @@ def _blink_rate(tracks: list[np.ndarray]) -> float:
 
 def _quiet_motion(conversations: list[RecordedConversation]) -> float:
     """Mean motion of the face in frames without sound of its own."""
-    quiet = [c.face.motion[_silent_frames(c)] for c in conversations]
+    quiet = [c.face.motion[_silent_frames(c, len(c.face.motion))] for c in conversations if c.face is not None]
     return float(np.concatenate(quiet).mean()) if quiet else 0.0
 
 
-def _silent_frames(conversation: RecordedConversation) -> np.ndarray:
-    active = active_pieces(conversation.wave)[: _PIECES_PER_FRAME * len(conversation.face.motion)]
-    return ~active.reshape(-1, _PIECES_PER_FRAME).any(axis=1)
+def _silent_frames(conversation: RecordedConversation, num_frames: int) -> np.ndarray:
+    active = active_pieces(conversation.wave)[: _PIECES_PER_FRAME * num_frames]
+    return np.asarray(~active.reshape(-1, _PIECES_PER_FRAME).any(axis=1))

@@ -55,7 +55,7 @@ def _plot_rows(card: ScoreCard, rows: list[Row], what: str) -> Figure:
     axis = figure.subplots()
     for y, row in enumerate(rows):
         score = card.score(row.key)
-        if score.low is not None:
+        if score.low is not None and score.high is not None:
             axis.plot([score.low, score.high], [y, y], color="tab:blue", linewidth=3, alpha=0.4)
     for column, marker in _MARKERS.items():
         points = [(card.value(row.key, column), y) for y, row in enumerate(rows)]

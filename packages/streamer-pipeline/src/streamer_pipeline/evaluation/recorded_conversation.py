@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class RecordedConversation:
     """
 
     key: str
-    labels: dict
+    labels: dict[str, Any]
     wave: np.ndarray
     texts: list[str]
     face: FaceTracks | None = None

@@ -8,6 +8,7 @@ import io
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -43,7 +44,7 @@ def _interval(card: ScoreCard, row: Row, column: str) -> str:
     score = card.score(row.key, column)
     if score.value is None:
         return ""
-    bounds = "" if score.low is None else f"{row.show(score.low)} .. {row.show(score.high)}, "
+    bounds = "" if score.low is None or score.high is None else f"{row.show(score.low)} .. {row.show(score.high)}, "
     return f"{bounds}n = {score.n}"
 
 
@@ -149,8 +150,9 @@ def read_json(path: Path) -> ScoreCard:
         ) from error
 
 
-def _read_row(key: str, row: dict) -> Row:
-    return Row(key, row["name"], row["unit"], row["digits"], Aim(*row["aim_range"], row["by_chance"]))
+def _read_row(key: str, row: dict[str, Any]) -> Row:
+    low, high = row["aim_range"]
+    return Row(key, row["name"], row["unit"], row["digits"], Aim(low, high, row["by_chance"]))
 
 
 def write_markdown(card: ScoreCard, path: Path) -> None:

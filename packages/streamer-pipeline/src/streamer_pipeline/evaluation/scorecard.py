@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from .statistics import Score
 
@@ -82,7 +83,7 @@ class ScoreCard:
     columns: dict[str, Scores] = field(default_factory=dict)
     chance: float | None = None
     by_scenario: dict[str, dict[str, Scores]] = field(default_factory=dict)
-    minutes: list[dict] = field(default_factory=list)
+    minutes: list[dict[str, Any]] = field(default_factory=list)
     run: dict[str, object] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -105,7 +106,9 @@ class ScoreCard:
             return "chance" if self.chance is None else f"{row.show(self.chance)} by chance"
         if low is not None and high is not None:
             return f"{row.show(low)} to {row.show(high)}"
-        return "" if low is high else f">= {row.show(low)}" if high is None else f"<= {row.show(high)}"
+        if low is not None:
+            return f">= {row.show(low)}"
+        return "" if high is None else f"<= {row.show(high)}"
 
     def is_met(self, row: Row, column: str = "agent") -> bool | None:
         """Whether a column's value is what it should be; None where there is no value or no aim."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> Score:
     return Score(float(pairs[0].sum() / pairs[1].sum()), float(low), float(high), int(pairs[1].sum()))
 
 
-def _bootstrap(values: np.ndarray, statistic) -> Score:
+def _bootstrap(values: np.ndarray, statistic: Callable[..., Any]) -> Score:
     drawn = np.random.default_rng(0).choice(values, (NUM_RESAMPLES, len(values)))
     low, high = np.quantile(statistic(drawn), (0.025, 0.975))
     return Score(float(statistic(values)), float(low), float(high), len(values))

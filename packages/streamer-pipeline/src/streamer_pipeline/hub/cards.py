@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from causal_vae.hub.cards import LICENSE, ModelCard, certificate_text, make_card, markdown_table
+from causal_vae.hub.cards import LICENSE, certificate_text, make_card, markdown_table
+from huggingface_hub import ModelCard
 from torch import nn
 
 from ..units import UNIT_MS
@@ -79,7 +80,9 @@ def _score(path: Path | None) -> str:
         value = card.value(row.key, "agent")
         if value is not None:
             score = card.score(row.key)
-            bounds = "" if score.low is None else f"{row.show(score.low)} .. {row.show(score.high)}"
+            bounds = (
+                "" if score.low is None or score.high is None else f"{row.show(score.low)} .. {row.show(score.high)}"
+            )
             rows.append((row.name, row.show(value), bounds, card.aim(row)))
     ran = ", ".join(f"{name} {value}" for name, value in card.run.items() if name not in ("checkpoint", "dataset"))
     return markdown_table(("measure", "agent", "95 %", "aim"), rows) + f"\n\nMeasured with {ran}."

@@ -45,7 +45,7 @@ class PipelineLoading(DiffusionPipeline):
     _loaded_from: Path | None = None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike = BUNDLED, **kwargs: Any) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] = BUNDLED, **kwargs: Any) -> Self:
         """Load a folder, a hub id, or (with no argument, or "wan-streamer-tiny") the checkpoint that ships with us.
 
         Any component is replaced by keyword: `from_pretrained(..., video_vae=mine)`; so are `prompt` and
@@ -135,7 +135,7 @@ class PipelineLoading(DiffusionPipeline):
 
     def save_pretrained(
         self,
-        save_directory: str | os.PathLike,
+        save_directory: str | os.PathLike[str],
         safe_serialization: bool = True,
         variant: str | None = None,
         max_shard_size: int | str | None = None,

@@ -34,8 +34,9 @@ def find_place(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
         ValueError: this machine has no such device, or no such dtype on it.
     """
     here = ["cpu"]
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator().type
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
+        kind = accelerator.type
         here += [kind, *(f"{kind}:{index}" for index in range(torch.accelerator.device_count()))]
     if device not in here:
         raise ValueError(f"this machine has no device {device!r}; it has {', '.join(here)}")

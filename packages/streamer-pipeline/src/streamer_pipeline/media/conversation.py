@@ -54,7 +54,8 @@ class ConversationWriter:
         for name, film in self.films.items():
             unit = film(user, now)
             if name not in self._writers:
-                writer = RecordingWriter(self.folder / name, *unit.video.shape[2:], num_channels=len(unit.audio))
+                height, width = unit.video.shape[2:]
+                writer = RecordingWriter(self.folder / name, height, width, len(unit.audio))
                 self._writers[name] = self._files.enter_context(writer)
             self._writers[name].write(unit)
         self.played.append(replace(now, video=torch.empty(0), audio=torch.empty(0)))  # a view would keep all in memory

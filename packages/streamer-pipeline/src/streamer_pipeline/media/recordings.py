@@ -7,6 +7,7 @@ a gap or a variable rate ends as silence or a held frame at the right place, and
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,12 +15,12 @@ from functools import partial
 from itertools import chain, groupby, repeat
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Self
 
 import av
 import torch
 from av import AudioFrame, FFmpegError, Packet, VideoFrame
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.filter import Graph
 from av.stream import Disposition, Stream
 from av.video.reformatter import ColorRange, Colorspace
@@ -40,7 +41,7 @@ from ..units import (
 from .containers import RecordingError, open_recording
 
 _LARGEST_CELL = 4  # pixels that share a colour, along one side (yuv410p)
-_TRACK_NAMES = {"audio": "sound", "video": "picture"}
+_TRACK_NAMES: dict[Literal["audio", "video"], str] = {"audio": "sound", "video": "picture"}
 # Degrees counterclockwise by which a player has to turn the frames -> filters (phones film with a turned sensor).
 _TURNS = {
     90: [("transpose", "cclock")],
@@ -74,7 +75,7 @@ class RecordingReader:
     is iterated, for media that cannot be brought onto the clock.
     """
 
-    def __init__(self, path: str | Path, height: int = HEIGHT, width: int = WIDTH) -> None:
+    def __init__(self, path: str | os.PathLike[str], height: int = HEIGHT, width: int = WIDTH) -> None:
         for name, size in (("height", height), ("width", width)):
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} is a whole number of pixels, at least 1; got {size!r}")
@@ -129,7 +130,7 @@ class RecordingReader:
         tracks: dict[str, _Track] = {}
         with open_recording(self.path) as container:
             streams = {kind: stream for kind in _TRACK_NAMES if (stream := _best_stream(container, kind)) is not None}
-            ends = dict.fromkeys(streams, Fraction(0))
+            ends: dict[str, Fraction] = {kind: Fraction(0) for kind in streams}
             for packet in _packets(container, list(streams.values())) if streams else ():
                 kind = packet.stream.type
                 if packet.size and not packet.is_discard:
@@ -156,8 +157,11 @@ class RecordingReader:
             self._note(f"the file ends early: it announces {announced:.1f} s, {end:.1f} s are there")
         return tracks
 
-    def _frames(self, kind: str) -> Iterator[AudioFrame | VideoFrame]:
-        """Decoded frames of a track, with pts counted from the start of the recording; damaged packets are skipped."""
+    def _frames(self, kind: Literal["audio", "video"]) -> Iterator[Any]:
+        """Decoded frames of a track, `AudioFrame`s or `VideoFrame`s; damaged packets are skipped.
+
+        Their pts are counted from the start of the recording.
+        """
         with open_recording(self.path) as container:
             stream = container.streams[self._tracks[kind].index]
             expected = self._start  # of the next frame, for streams without timestamps
@@ -223,6 +227,7 @@ class RecordingWriter:
             open(path, "ab").close()  # FFmpeg would say so at the first unit only
         except OSError as error:
             raise OSError(f"cannot write {path}: {error.strerror}") from error
+        self._container: OutputContainer | None
         self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"})
         # No B-frames: picture k is then packet k, and the track starts at 0 without an edit list.
         options = {"crf": "18", "preset": "veryfast", "bf": "0", "g": str(FRAME_RATE)}
@@ -236,6 +241,8 @@ class RecordingWriter:
 
     def write(self, unit: AgentUnit | UserUnit) -> None:
         """Append unit.audio (num_channels, 3840) and unit.video (3, 4, height, width); clamped to [-1, 1]."""
+        if self._container is None:
+            raise ValueError(f"{self.path} is finished: nothing can be written after close()")
         audio_shape = (self.num_channels, SAMPLES_PER_UNIT)
         video_shape = (3, FRAMES_PER_UNIT, self.height, self.width)
         if unit.audio.shape != audio_shape or unit.video.shape != video_shape:
@@ -290,7 +297,7 @@ def side_by_side(user: UserUnit, agent: AgentUnit) -> AgentUnit:
     return replace(agent, audio=torch.cat([user.audio, agent.audio]), video=video)
 
 
-def _best_stream(container: InputContainer, kind: str) -> Stream | None:
+def _best_stream(container: InputContainer, kind: Literal["audio", "video"]) -> Stream | None:
     """The stream FFmpeg would play, unless it has no decoder or is only the cover picture of a sound file."""
     stream = container.streams.best(kind)
     if stream is None or stream.codec_context is None or stream.disposition & Disposition.attached_pic:
@@ -298,7 +305,7 @@ def _best_stream(container: InputContainer, kind: str) -> Stream | None:
     return stream
 
 
-def _packets(container: InputContainer, streams: list[Stream]) -> Iterator[Packet]:
+def _packets(container: InputContainer, streams: list[Stream]) -> Iterator[Packet[Any]]:
     """Packets up to the end, or to where the file breaks off."""
     packets = container.demux(*streams)
     while True:
@@ -311,15 +318,15 @@ def _packets(container: InputContainer, streams: list[Stream]) -> Iterator[Packe
         yield packet
 
 
-def _decode(packet: Packet) -> list[AudioFrame | VideoFrame] | None:
-    """The packet's frames, or None if it is damaged."""
+def _decode(packet: Packet[Any]) -> list[Any] | None:
+    """The packet's frames, `AudioFrame`s or `VideoFrame`s, or None if it is damaged."""
     try:
         return packet.decode()
     except FFmpegError:
         return None
 
 
-def _packet_end(packet: Packet, previous_end: Fraction) -> Fraction:
+def _packet_end(packet: Packet[Any], previous_end: Fraction) -> Fraction:
     """Seconds in the file's time. Raw streams have no timestamps: there packets follow one another."""
     ticks = packet.pts if packet.pts is not None else packet.dts
     start = previous_end if ticks is None else ticks * packet.time_base
@@ -338,9 +345,7 @@ def _graph(*filters: tuple[str, str]) -> Graph:
     return graph
 
 
-def _filtered(
-    graph_for: Callable[[AudioFrame | VideoFrame], Graph], frames: Iterable[AudioFrame | VideoFrame]
-) -> Iterator[AudioFrame | VideoFrame]:
+def _filtered(graph_for: Callable[[Any], Graph], frames: Iterable[Any]) -> Iterator[Any]:
     """All frames through one graph, made for the first of them."""
     graph = None
     for frame in frames:
@@ -352,7 +357,7 @@ def _filtered(
         yield from _ready(graph)
 
 
-def _ready(graph: Graph) -> Iterator[AudioFrame | VideoFrame]:
+def _ready(graph: Graph) -> Iterator[Any]:
     while True:
         try:
             yield graph.pull()

@@ -40,15 +40,14 @@ def captions(texts: Sequence[str | None]) -> list[tuple[float, float, str]]:
     found: list[_Words] = []
     for word in _words(texts):
         last = found[-1] if found else None
-        fits = last is not None and (
+        if last is not None and (
             word.start == last.start
             or (
                 word.start - last.end < PAUSE_UNITS
                 and last.num_words < MAX_WORDS
                 and word.end - last.start <= MAX_UNITS
             )
-        )
-        if fits:
+        ):
             space = "" if word.is_glued else " "
             last.end, last.text, last.num_words = word.end, f"{last.text}{space}{word.text}", last.num_words + 1
         else:

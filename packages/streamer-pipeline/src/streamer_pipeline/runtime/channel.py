@@ -12,12 +12,15 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Semaphore
 
 CAPACITY = 2  # messages that may be on their way in one direction: commit delay 1 needs two, none needs more
 
@@ -147,7 +150,9 @@ class ProcessChannel:
     other process has died. An end can be given to a process that is being started (`torch.multiprocessing`, spawn).
     """
 
-    def __init__(self, pipe: Connection, outgoing: tuple[Tensor, object], incoming: tuple[Tensor, object]) -> None:
+    def __init__(
+        self, pipe: Connection, outgoing: tuple[Tensor, Semaphore], incoming: tuple[Tensor, Semaphore]
+    ) -> None:
         self._pipe = pipe
         (self._out, self._out_room), (self._in, self._in_room) = outgoing, incoming
         self._num_sent = self._num_received = 0
@@ -223,7 +228,7 @@ class DistributedChannel:
 
     def __init__(self, peer: int, device: torch.device | str = "cpu") -> None:
         self._peer, self._device = peer, device
-        self._sending: deque[list[tuple[dist.Work, Tensor]]] = deque()
+        self._sending: deque[list[tuple[dist.Work | None, Tensor]]] = deque()
         self._is_closed = False
 
     def send(self, message: Tensor) -> None:
@@ -257,7 +262,8 @@ class DistributedChannel:
 
     def _finish_oldest(self) -> None:
         for work, _ in self._sending.popleft():
-            work.wait()
+            if work is not None:
+                work.wait()
 
     def _wait_for(self, buffer: Tensor) -> None:
         try:

@@ -24,10 +24,19 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from causal_vae import State
-from streamer_core import AttentionInputs, CacheSpec, StreamerConfig, StreamerModel, UnitLayout, read_kv
+from streamer_core import (
+    AttentionInputs,
+    CacheSpec,
+    Latents,
+    Solver,
+    StreamerConfig,
+    StreamerModel,
+    UnitLayout,
+    read_kv,
+)
 from torch import Tensor
 
-from ..performer import Latents, Performer, Solver
+from ..performer import Performer
 from .channel import Channel, ChannelClosed
 
 
@@ -224,6 +233,7 @@ class ContextParallelPerformer(Performer):
         video = latents["video"][:, self.exchange.video]
         sigma = video.new_zeros(state["unit"].shape[0])
         self.streamer.step(self._embed(latents["audio"], video, sigma), state, attention_inputs)
+        assert attention_inputs.slots is not None  # of `receive`
         packed = read_kv(state, attention_inputs.slots)
         return self.exchange.gather_heads(packed.movedim(3, 0)).movedim(0, 3)
 

@@ -107,7 +107,9 @@ class LiveIntake:
                 self.num_repeated_frames += missing
             self._camera_is_there = self._frames_in_unit > 0 or missing <= 0
             self._frames_in_unit = 0
-            self._add(buffer.pop())
+            unit = buffer.pop()
+            assert unit is not None
+            self._add(unit)
 
     def _add(self, unit: UserUnit) -> None:
         self._waiting.append(unit)

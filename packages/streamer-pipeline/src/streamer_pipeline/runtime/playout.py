@@ -67,6 +67,7 @@ class Playout:
                 unit = replace(unit, audio=_fade_in(unit.audio))
             self._is_broken = False
         else:
+            assert self._last is not None
             unit = _hold(self._last)
             self.num_fillers += 1
             self._is_broken = True

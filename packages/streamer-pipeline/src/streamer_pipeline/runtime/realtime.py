@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -204,7 +204,7 @@ class RealTimeSession:
                 ready_units=len(playout),
             )
 
-    def _wait_until(self, deadline: float | None, ready) -> None:
+    def _wait_until(self, deadline: float | None, ready: Callable[[], bool]) -> None:
         """With the lock held: until `ready()` or the deadline. Raises what ended the worker, or that all is over."""
         while True:
             if self._error is not None:

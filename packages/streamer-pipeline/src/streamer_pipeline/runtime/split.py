@@ -17,13 +17,13 @@ from types import TracebackType
 import torch
 import torch.multiprocessing as mp
 from causal_vae import State
-from streamer_core import CacheSpec, StreamerConfig, StreamerModel, read_kv
+from streamer_core import CacheSpec, Solver, StreamerConfig, StreamerModel, read_kv
 from torch import Tensor
 
 from ..batch import form_input, form_units
 from ..cycle import PerformerSide, Reply, ThinkerSide
-from ..ledger import Span, StopWatch, UnitTiming
-from ..performer import Performer, Solver
+from ..ledger import LatencyLedger, Span, StopWatch, UnitTiming
+from ..performer import Performer
 from ..session import SessionOptions, StreamerSession
 from ..units import AgentUnit, UserUnit
 from .channel import Channel, ChannelClosed, MessageLayout, ProcessChannel, ThreadChannel
@@ -177,7 +177,7 @@ class SplitSession:
         return {"thinker": self._side.state}
 
     @property
-    def ledger(self):
+    def ledger(self) -> LatencyLedger:
         """Timings of the latest units, of both sides."""
         return self._session.ledger
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -67,7 +68,11 @@ def measure_capacity(pipeline: StreamerPipeline, options: ServeOptions) -> Capac
 
 def unit_ms(pipeline: StreamerPipeline, options: ServeOptions, num_sessions: int) -> float:
     """Median milliseconds of one unit for `num_sessions` fresh sessions stepped as one batch."""
-    shared = {"num_inference_steps": options.num_inference_steps, "height": options.height, "width": options.width}
+    shared: dict[str, Any] = {
+        "num_inference_steps": options.num_inference_steps,
+        "height": options.height,
+        "width": options.width,
+    }
     batch = pipeline.open_batch(num_sessions, **shared)
     for seed in range(num_sessions):
         batch.join(pipeline.open_session(seed=seed, **shared))

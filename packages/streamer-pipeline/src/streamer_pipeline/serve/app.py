@@ -7,12 +7,12 @@ import itertools
 import logging
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -79,7 +79,11 @@ class LiveServer:
         self.peers: dict[int, Peer] = {}
         self._numbers = itertools.count()
         self._num_reserved = 0  # admitted, from before its session exists until nothing of it is left
-        shared = {"num_inference_steps": options.num_inference_steps, "height": options.height, "width": options.width}
+        shared: dict[str, Any] = {
+            "num_inference_steps": options.num_inference_steps,
+            "height": options.height,
+            "width": options.width,
+        }
         self._stepper = BatchStepper(pipeline.open_batch(self.capacity.num_sessions, **shared))
         self._executor = ThreadPoolExecutor(self.capacity.num_sessions + 1, "live")
 
@@ -176,7 +180,7 @@ def create_app(server: LiveServer) -> FastAPI:
             raise HTTPException(403, f"calls from pages of {origin} are not allowed")
 
     @app.middleware("http")
-    async def guard(request: Request, call_next) -> Response:
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         length = request.headers.get("content-length", "0")
         if request.method == "POST" and (not length.isdigit() or int(length) > MAX_OFFER_BYTES):
             metrics.refused.labels("size").inc()
@@ -189,7 +193,7 @@ def create_app(server: LiveServer) -> FastAPI:
 
     @app.get("/")
     def page() -> FileResponse:
-        return FileResponse(_STATIC / "index.html")
+        return FileResponse(str(_STATIC / "index.html"))
 
     @app.get("/about")
     def about() -> dict[str, object]:

@@ -62,7 +62,7 @@ class LiveClient:
         self._connected = asyncio.get_running_loop().create_future()
         self._connection = connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._channel = connection.createDataChannel("talk")
-        self._channel.on("open", lambda: self._connected.done() or self._connected.set_result(None))
+        self._channel.on("open", self._opened)
         self._channel.on("message", lambda data: self._messages.put_nowait(json.loads(data)))
         connection.on("track", self._receive)
         connection.on("connectionstatechange", self._changed)
@@ -102,6 +102,10 @@ class LiveClient:
         while (message := await self._messages.get()) is not None:
             if kind is None or message["type"] == kind:
                 yield message
+
+    def _opened(self) -> None:
+        if not self._connected.done():
+            self._connected.set_result(None)
 
     def _receive(self, track: MediaStreamTrack) -> None:
         setattr(self, track.kind, track)

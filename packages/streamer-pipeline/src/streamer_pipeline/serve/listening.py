@@ -6,6 +6,7 @@ import errno
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 _PORT_TROUBLE = {errno.EADDRINUSE: "is taken by another program", errno.EACCES: "is for administrators alone"}
 
@@ -31,14 +32,14 @@ def listen(host: str, port: int) -> list[socket.socket]:
                 continue  # a name may stand for addresses of a kind that this machine does not use
             for opened in sockets:
                 opened.close()
-            reason = _PORT_TROUBLE.get(error.errno, f"cannot be had ({error.strerror})")
+            reason = _PORT_TROUBLE.get(error.errno or 0, f"cannot be had ({error.strerror})")
             raise OSError(f"port {port} of {host} {reason}; give another --port") from error
     if not sockets:
         raise OSError(f"{host} is not an address of this machine: give one that is, as 127.0.0.1 or 0.0.0.0")
     return sockets
 
 
-def _listen(family: int, kind: int, protocol: int, address: tuple) -> socket.socket:
+def _listen(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
     opened = socket.socket(family, kind, protocol)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from ..units import UNIT_MS
 
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 _BUCKETS_MS = (20, 40, 60, 80, 100, 120, 140, UNIT_MS, 200, 300, 500, 1000)
 
 
@@ -15,7 +18,7 @@ class ServeMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
 
-        def named(kind: type, name: str, about: str, **more) -> object:
+        def named(kind: type[_Metric], name: str, about: str, **more: Any) -> _Metric:
             return kind(f"wan_streamer_{name}", about, registry=self.registry, **more)
 
         self.sessions = named(Gauge, "sessions", "conversations now")

@@ -224,10 +224,9 @@ class Peer:
     def _send(self, message: dict[str, Any]) -> None:
         """Send unless the client cannot hear it; one that does not read its messages loses them."""
         channel = self._channel
-        can_hear = (
-            channel is not None and channel.readyState == "open" and self._connection.connectionState == "connected"
-        )
-        if can_hear and channel.bufferedAmount < _MAX_BUFFERED:
+        if channel is None or channel.readyState != "open" or self._connection.connectionState != "connected":
+            return
+        if channel.bufferedAmount < _MAX_BUFFERED:
             channel.send(json.dumps(message))
 
     # ---- limits and the end ----
@@ -253,7 +252,7 @@ class Peer:
         if self._closing is not None:
             work.close()
             return None
-        task = asyncio.create_task(work, name=f"{work.__name__}-{self.number}")
+        task = asyncio.create_task(work, name=f"{getattr(work, '__name__', 'work')}-{self.number}")
         task.add_done_callback(self._finished)
         self._tasks.add(task)
         return task

@@ -58,10 +58,12 @@ class PictureIntake:
         """One decoded frame -> float32 in [-1, 1].
 
         Raises:
-            ValueError: the picture has more pixels than Full HD.
+            ValueError: the picture has more pixels than Full HD, or no time.
         """
         if frame.width * frame.height > MAX_PIXELS:
             raise ValueError(f"pictures have at most 1920x1080 pixels, got {frame.width}x{frame.height}")
+        if frame.pts is None or frame.time_base is None:
+            raise ValueError("a picture of a live stream says when it was taken (pts and time_base)")
         num_due = self._num_due(float(frame.pts * frame.time_base))
         if num_due == 0:
             return torch.zeros(3, 0, self.height, self.width)

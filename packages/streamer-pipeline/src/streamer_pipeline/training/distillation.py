@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from itertools import islice, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 import torch
 from causal_vae.training import adamw_with_cosine
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from streamer_core import (
     CacheSpec,
     FlowMatchScheduler,
@@ -156,6 +157,8 @@ class Distillation(lightning.LightningModule):
         shift: of the scheduler that will serve the student, so that it learns the very steps that it will take.
     """
 
+    hparams: Any
+
     def __init__(
         self,
         student: StreamerModel,
@@ -178,7 +181,7 @@ class Distillation(lightning.LightningModule):
     def on_fit_start(self) -> None:
         self.teacher.stage2.to(self.device)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         h = self.hparams
         return adamw_with_cosine(
             self.parameters(), h.learning_rate, h.max_steps, betas=(0.9, 0.98), weight_decay=0.01, num_warmup_steps=20
@@ -191,7 +194,8 @@ class Distillation(lightning.LightningModule):
         return Given(history, batch.prompt_ids, offset, batch.reference(self.streamer.config))
 
     def noise(self, like: UnitStreams, num_copies: int, generator: torch.Generator | None = None) -> Latents:
-        def draw(z: Tensor) -> Tensor:
+        def draw(z: Tensor | None) -> Tensor:
+            assert z is not None
             return torch.randn(len(z), num_copies, *z.shape[1:], generator=generator).to(z)
 
         return {"audio": draw(like.audio), "video": draw(like.video)}
@@ -365,7 +369,12 @@ class SelfForcing(Distillation):
     """
 
     def __init__(
-        self, student: StreamerModel, stage2: DuplexTraining, *args, fake_learning_rate: float = 1e-3, **others
+        self,
+        student: StreamerModel,
+        stage2: DuplexTraining,
+        *args: Any,
+        fake_learning_rate: float = 1e-3,
+        **others: Any,
     ) -> None:
         super().__init__(student, stage2, *args, **others)
         self.fake = deepcopy(stage2.streamer).requires_grad_(True)
@@ -392,14 +401,14 @@ class SelfForcing(Distillation):
         noisy = {name: FlowMatchScheduler.add_noise(z, noise[name], sigma) for name, z in made.items()}
         real = clean_samples(noisy, self.teacher.velocities(noisy, sigma, given), sigma)
         fake = clean_samples(noisy, predict(self.fake, noisy, sigma, given)[1], sigma)
-        terms = {}
+        terms: dict[str, WeightedMean] = {}
         for name, weight in self.weights(batch).items():
             matched = matching_loss(samples[name], real[name], fake[name].detach(), batch.valid)
             learned = valid_mean((fake[name] - made[name]).square(), batch.valid)
             terms |= {name: matched.scaled(weight), f"fake_{name}": learned.scaled(weight)}
         return terms
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         h = self.hparams
         groups = [
             {"params": self.streamer.parameters(), "lr": h.learning_rate},
@@ -409,7 +418,9 @@ class SelfForcing(Distillation):
             groups, h.learning_rate, h.max_steps, betas=(0.9, 0.98), weight_decay=0.01, num_warmup_steps=20
         )
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
         """Each model by its own norm."""
         for model in (self.streamer, self.fake):
             torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip_val or float("inf"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning
 import torch
 import torch.distributed as dist
 from causal_codec import CausalAudioEncoder, CausalVideoEncoder
 from causal_vae.training import adamw_with_cosine
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from streamer_core import (
     FlowMatchScheduler,
     StreamerModel,
@@ -59,17 +60,18 @@ def log_training(module: lightning.LightningModule, batch: DuplexBatch, terms: d
     means = means_over_ranks(terms)
     loss = torch.stack(list(means.values())).sum()
     kind = "language" if batch.audio_latents is None else "media"
-    shared = {"batch_size": len(batch.state), "sync_dist": True}
+    shared: dict[str, Any] = {"batch_size": len(batch.state), "sync_dist": True}
     module.log_dict({f"train/{kind}_{name}": mean for name, mean in means.items()}, **shared)
     module.log("train/loss", loss, prog_bar=True, **shared)
     return loss
 
 
-def log_validation(module: lightning.LightningModule, terms: dict[str, WeightedMean], **options: bool) -> None:
+def log_validation(module: lightning.LightningModule, terms: dict[str, WeightedMean], **options: Any) -> None:
     """Log each term as its mean over all that counts in an epoch, and none of which nothing does."""
     for name, term in terms.items():
         if weight := float(term.weight):
-            module.log(name, term.mean(), batch_size=weight, add_dataloader_idx=False, **options)
+            size: Any = weight  # Lightning declares an int, and takes any number
+            module.log(name, term.mean(), batch_size=size, add_dataloader_idx=False, **options)
 
 
 class DuplexTraining(lightning.LightningModule):
@@ -88,6 +90,8 @@ class DuplexTraining(lightning.LightningModule):
             2022) has a model without them.
         max_clock_offset: largest random distance between prompt and unit 0, in ticks.
     """
+
+    hparams: Any
 
     def __init__(
         self,
@@ -143,10 +147,12 @@ class DuplexTraining(lightning.LightningModule):
         audio_sigma = torch.where(given, 0.0, video_sigma)
         noisy, noises = [], []
         for latents, sigma in ((clean.audio, audio_sigma), (clean.video, video_sigma)):
+            assert latents is not None
             noise = torch.randn(*shape[:2], *latents.shape[1:], device=self.device)
             noises.append(noise)
             noisy.append(FlowMatchScheduler.add_noise(latents[:, None].expand_as(noise), noise, sigma))
-        return NoisyResponses(*noisy, *noises, audio_sigma, video_sigma)
+        (audio, video), (audio_noise, video_noise) = noisy, noises
+        return NoisyResponses(audio, video, audio_noise, video_noise, audio_sigma, video_sigma)
 
     def history(self, clean: UnitStreams) -> UnitStreams:
         """What later units see: latents with some noise, and in some sequences no words."""
@@ -155,6 +161,7 @@ class DuplexTraining(lightning.LightningModule):
         responses = []
         for latents in (clean.audio, clean.video):
             dropped = torch.rand(shape[0], 1, 1, 1, device=self.device) < self.hparams.history_dropout
+            assert latents is not None
             noise = torch.randn_like(latents)
             responses.append(torch.where(dropped, noise, latents + level * noise))
         pad = self.streamer.config.pad_token_id
@@ -213,7 +220,7 @@ class DuplexTraining(lightning.LightningModule):
         task = self.hparams.validation_names[dataloader_idx]
         log_validation(self, {f"val/{task}_{name}": term for name, term in terms.items()})
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         h, trained = self.hparams, [p for p in self.parameters() if p.requires_grad]
         return adamw_with_cosine(
             trained, h.learning_rate, h.max_steps, betas=(0.9, 0.98), weight_decay=0.01, num_warmup_steps=100
@@ -229,12 +236,13 @@ class ShardedDuplexTraining(DuplexTraining):
     def configure_model(self) -> None:
         if isinstance(self.streamer, FSDPModule):
             return
+        assert self.device_mesh is not None
         mesh = self.device_mesh["data_parallel"]
         for module in (*self.streamer.model.layers, self.streamer, self.audio_encoder, self.video_encoder):
             fully_shard(module, mesh=mesh)
         register_fsdp_forward_method(self.video_encoder, "forward_frames")
 
 
-def gather_weights(module: torch.nn.Module) -> dict[str, Tensor]:
+def gather_weights(module: torch.nn.Module) -> dict[str, Any]:
     """The whole state dict of a module that may be sharded, on the first process; all processes must call it."""
     return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

@@ -14,7 +14,6 @@ import torch
 from causal_vae.training import build_trainer, fit
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoints import BUNDLED, bundled_checkpoint
@@ -97,10 +96,10 @@ def _folder_of(checkpoint: str) -> Path:
 
 def _own_device() -> str:
     """Where this process encodes: Lightning trains there, too."""
-    if not torch.accelerator.is_available():
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
         return "cpu"
-    kind = torch.accelerator.current_accelerator().type
-    return f"{kind}:{os.environ.get('LOCAL_RANK', '0')}"
+    return f"{accelerator.type}:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def _validation(config: TrainConfig) -> tuple[str, str]:
@@ -156,23 +155,22 @@ def _batches(
 
 def _validations(
     config: TrainConfig, pipeline: StreamerPipeline, mixture: Mixture, unseen: EncodedDyads
-) -> dict[str, DataLoader]:
+) -> dict[str, DataLoader[Any]]:
     """A few fixed batches of each task that `unseen` can show, as they were recorded."""
-    loaders = {}
+    loaders: dict[str, DataLoader[Any]] = {}
     for name in mixture.weights:
         found = unseen.with_tensors(TASKS[name].needs)
         if len(found):
             batches = _batches(config, pipeline, Mixture({name: 1.0}), {name: found})
-            loaders[name] = DataLoader([batches[step, 0] for step in range(VALIDATION_BATCHES)], batch_size=None)
+            fixed: Any = [batches[step, 0] for step in range(VALIDATION_BATCHES)]  # a list serves as a data set
+            loaders[name] = DataLoader(fixed, batch_size=None)
     return loaders
 
 
 # ---- the module and its trainer ----
 
 
-def _module(
-    config: TrainConfig, pipeline: StreamerPipeline, streamer: nn.Module, tasks: tuple[str, ...]
-) -> LightningModule:
+def _module(config: TrainConfig, pipeline: StreamerPipeline, streamer: Any, tasks: tuple[str, ...]) -> LightningModule:
     steps, rate = config.max_steps or STAGES[config.stage].max_steps, learning_rate(config)
     options: dict[str, Any] = {
         "text_weight": config.text_weight,
@@ -182,10 +180,10 @@ def _module(
         "history_dropout": config.history_dropout,
         "validation_names": tasks,
     }
-    encoders = pipeline.audio_encoder, pipeline.video_encoder
+    ears, eyes = pipeline.audio_encoder, pipeline.video_encoder
     if config.stage < 3:
         kind = ShardedDuplexTraining if config.strategy == "fsdp2" else DuplexTraining
-        return kind(streamer, *(encoder.train() for encoder in encoders), rate, steps, **options)
+        return kind(streamer, ears.train(), eyes.train(), rate, steps, **options)
     teacher = load_pipeline(config.teacher or config.start_from)
     stage2 = DuplexTraining(teacher.streamer, teacher.audio_encoder, teacher.video_encoder, rate, steps, **options)
     shift = pipeline.scheduler.config.get("shift", 1.0)
@@ -198,9 +196,7 @@ def _strategy(config: TrainConfig) -> str:
     return config.strategy
 
 
-def _callbacks(
-    config: TrainConfig, pipeline: StreamerPipeline, training: LightningModule, validates: bool
-) -> list[Callback]:
+def _callbacks(config: TrainConfig, pipeline: StreamerPipeline, training: Any, validates: bool) -> list[Callback]:
     callbacks: list[Callback] = []
     if config.stage < 3:
         callbacks.append(Throughput(training.losses))
@@ -222,7 +218,7 @@ def _save(
     trainer: Trainer,
     config: TrainConfig,
     pipeline: StreamerPipeline,
-    training: LightningModule,
+    training: Any,
     changed: tuple[str, ...],
     source: Path,
 ) -> None:

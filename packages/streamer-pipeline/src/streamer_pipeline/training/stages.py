@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from causal_codec import (
     CausalAudioEncoder,
@@ -92,7 +93,8 @@ def choose_trained(pipeline: StreamerPipeline, config: TrainConfig) -> tuple[nn.
         targets = config.lora_targets.split()
         if not any(name.endswith(tuple(targets)) for name, _ in streamer.named_modules()):
             raise ValueError(f"lora_targets names no layer of the Transformer: {config.lora_targets!r}")
-        adapters = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets)
+        alpha: Any = config.lora_alpha  # peft declares an int, and takes any number
+        adapters = LoraConfig(r=config.lora_rank, lora_alpha=alpha, target_modules=targets)
         return get_peft_model(streamer, adapters).train(), ("streamer",)
     for name in HEADS:
         if name != "lm_head" or not streamer.config.tie_word_embeddings:

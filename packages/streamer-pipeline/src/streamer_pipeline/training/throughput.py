@@ -52,10 +52,8 @@ class Throughput(Callback):
         kind = "language" if batch.audio_latents is None else "media"
         units = batch.state.numel() * trainer.world_size
         share = self._flops[_kind(batch)] / seconds / self._peak
-        shared = {"batch_size": len(batch.state)}
-        module.log_dict(
-            {f"train/{kind}_units_per_second": units / seconds, f"train/{kind}_peak_share": share}, **shared
-        )
+        rates = {f"train/{kind}_units_per_second": units / seconds, f"train/{kind}_peak_share": share}
+        module.log_dict(rates, batch_size=len(batch.state))
 
 
 def _kind(batch: DuplexBatch) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..words import Word
 
@@ -55,7 +56,7 @@ class Conversation:
     user: Side
     agent: Side
     split: str | None = None
-    labels: Mapping = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
