@@ -110,7 +110,7 @@ def test_roles_can_be_swapped(tmp_path):
     assert speaks(dyad.agent_audio, 0.4, 0.8) and speaks(dyad.user_audio, 2.0, 2.3)
     assert [word for words in dyad.labels["agent"]["words"] for word in words] == ["hello", "there"]
     result = CliRunner().invoke(app, ["eval", "--dataset", str(tmp_path / "out")])
-    assert result.exit_code == 1 and "does not say what may be said" in result.output
+    assert result.exit_code == 1 and "has no shards test-*.tar" in result.output
 
 
 def drifting(folder, ppm, offset, leak=0.1):
