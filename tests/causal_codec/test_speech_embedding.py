@@ -142,14 +142,20 @@ def test_what_the_embedding_hears_is_not_rounded_by_autocast(embedding):
 @torch.no_grad()
 def test_a_pipeline_with_new_ears_is_saved_and_says_the_same(tmp_path, embedding):
     old = StreamerPipeline.from_pretrained()
-    ears = SpeechEmbeddingAudioEncoder.from_encoder(old.audio_encoder, embedding)
+    before = CausalAudioEncoder(CausalAudioEncoderConfig(output_dim=old.streamer.config.perception_dim)).eval()
+    ears = SpeechEmbeddingAudioEncoder.from_encoder(before, embedding)
     settings = {"prompt": old.config.prompt, "num_inference_steps": old.config.num_inference_steps}
     StreamerPipeline(**old.components | {"audio_encoder": ears}, **settings).save_pretrained(tmp_path)
     new = StreamerPipeline.from_pretrained(tmp_path)
     assert type(new.audio_encoder) is SpeechEmbeddingAudioEncoder
     unit = voice(0.16)
-    torch.testing.assert_close(new.audio_encoder(unit)[0], old.audio_encoder(unit)[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(new.audio_encoder(unit)[0], before(unit)[0], atol=1e-6, rtol=0)
     assert sum(weight.numel() for weight in ears.state_dict().values()) * 2 < 4e6  # bytes in float16
+
+
+def test_ears_that_have_an_embedding_get_no_second_one():
+    with pytest.raises(TypeError, match="takes a CausalAudioEncoder; got SpeechEmbeddingAudioEncoder"):
+        SpeechEmbeddingAudioEncoder.from_encoder(StreamerPipeline.from_pretrained().audio_encoder)
 
 
 def test_the_embedding_alone(embedding):

@@ -302,8 +302,11 @@ class SpeechEmbeddingAudioEncoder(PerceptionEncoder):
             embedding: the public one by default.
 
         Raises:
+            TypeError: the encoder is no CausalAudioEncoder.
             ValueError: the encoder does not give 2 tokens per unit of 24 kHz sound.
         """
+        if not isinstance(encoder, CausalAudioEncoder):
+            raise TypeError(f"from_encoder takes a CausalAudioEncoder; got {type(encoder).__name__}")
         embedding = embedding or SpeechEmbedding.from_pretrained()
         shape = {name: getattr(encoder.config, name) for name in CausalAudioEncoderConfig.__annotations__}
         config = cls.config_class(
