@@ -25,7 +25,7 @@ def train(
     phase: Annotated[str | None, typer.Option(help="of stage 3: trajectory (default) or self-forcing")] = None,
     teacher: Annotated[str | None, typer.Option(help="of stage 3; default is --start-from")] = None,
     tasks: Annotated[str | None, typer.Option(help="instead of the stage's: 'duplex=3 words=1'")] = None,
-    method: Annotated[str | None, typer.Option(help="full (default), lora or heads")] = None,
+    method: Annotated[str | None, typer.Option(help="full (default), lora, or heads (no new words)")] = None,
     lora_rank: Annotated[int | None, typer.Option(help="default 16")] = None,
     lora_alpha: Annotated[float | None, typer.Option(help="default 32")] = None,
     lora_targets: Annotated[str | None, typer.Option(help="ends of the names of layers with adapters")] = None,

@@ -19,7 +19,7 @@ Preset = Literal["tiny", "small", "base"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"]
 Words = Literal["written", "plain"]
 CONFIG_FILE = "config.yaml"
-# What may differ when a run is continued: none of it changes a number.
+# What may differ when a run is continued; of these max_steps alone changes numbers: it stretches the schedule.
 _FREE = {"max_steps", "validate_every", "num_workers", "num_threads", "samples", "cache", "run"}
 
 
@@ -34,7 +34,8 @@ class TrainConfig:
     run: folder of the run.
     stage: 1 tasks apart, 2 duplex, 3 distillation into few solver steps. phase: of stage 3. teacher: of stage 3, if not
         `start_from`. tasks: instead of the stage's, "duplex=3 words=1".
-    method: "full", "lora" (adapters of the Transformer, merged at the end) or "heads" (its output layers).
+    method: "full", "lora" (adapters of the Transformer, merged at the end) or "heads" (its output layers;
+        with tied embeddings those of sound and picture alone, which learn no word).
     lora_rank, lora_alpha, lora_targets: as PEFT has them; layers by the ends of their names.
     max_steps, batch_size, num_units, learning_rate: None takes the stage's; num_units is the length of a window.
     audio_weight, video_weight, text_weight, history_noise, history_dropout: as `DuplexTraining` has them.
