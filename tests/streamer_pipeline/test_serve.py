@@ -97,8 +97,8 @@ def test_clients_that_vanish_leave_nothing_behind():
                 """Every tenth client stays without a word until it is hung up on; the others talk, then leave."""
                 is_hung = number % 10 == 9
                 async with client(url, **({"audio": Frozen()} if is_hung else {})) as caller:
-                    await (until(lambda: not server.peers) if is_hung else unit_from(caller, 0))
-                await until(lambda: not server.peers)
+                    await (until(lambda: not server.conversations) if is_hung else unit_from(caller, 0))
+                await until(lambda: not server.conversations)
 
             # What is made once now exists: pools of threads, and the memory that each of them keeps, fill slowly.
             num_first = NUM_CYCLES // 4 or 1

@@ -38,8 +38,8 @@ def test_sound_and_picture_leave_together_and_the_server_goes_on_after_a_bad_lin
     async def talk():
         async with live_server() as (server, url), client(url) as caller:
             line = LossyLine(caller)
-            (peer,) = server.peers.values()
-            assert peer._tracks._num_units == 0  # the line sees both streams begin
+            (conversation,) = server.conversations.values()
+            assert conversation.line.tracks._num_units == 0  # the line sees both streams begin
             await unit_from(caller, 10)
             line.loss, line.jitter = 0.1, 0.08
             await unit_from(caller, 30)

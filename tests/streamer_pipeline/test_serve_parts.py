@@ -14,7 +14,7 @@ from live_server import options
 from streamer_pipeline import AgentUnit, UserUnit
 from streamer_pipeline.serve import ServeOptions, measure_capacity
 from streamer_pipeline.serve.batching import BatchedSession, BatchStepper
-from streamer_pipeline.serve.messages import MessageError, parse_message
+from streamer_pipeline.serve.protocols.page import MessageError, parse_message
 from streamer_pipeline.serve.tracks import AgentTracks, PictureIntake, SoundIntake
 from test_session import Fragile
 from tiny_parts import SIZE, open_session, random_units, tiny_pipeline

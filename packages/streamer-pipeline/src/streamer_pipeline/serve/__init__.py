@@ -4,8 +4,9 @@ Signalling is one POST; sound, picture and words travel by WebRTC (aiortc).
 """
 
 from .admission import Capacity, measure_capacity
-from .app import LiveServer, ServerFull, create_app, run
+from .app import create_app, run
 from .options import ServeOptions
+from .server import LiveServer, ServerFull
 
 __all__ = [
     "Capacity",

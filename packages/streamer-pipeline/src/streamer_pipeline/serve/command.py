@@ -13,9 +13,10 @@ from rich.logging import RichHandler
 
 from ..hub.placement import load_pipeline
 from ..units import UNIT_MS
-from .app import LiveServer, run
+from .app import run
 from .listening import check_certificate, listen
 from .options import ServeOptions, is_loopback
+from .server import LiveServer
 
 
 def serve(

@@ -1,0 +1,74 @@
+"""Who may call a server: the token, the pages of other origins, and how often."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException
+from starlette.requests import HTTPConnection
+
+from .conversation import Conversation
+from .server import LiveServer, ServerFull
+
+CALLS_PER_MINUTE = 120
+
+
+class RateLimit:
+    """At most `limit` events in any `seconds`."""
+
+    def __init__(self, limit: int, seconds: float = 1.0) -> None:
+        self.limit, self.seconds = limit, seconds
+        self._times: deque[float] = deque()
+
+    def allows(self) -> bool:
+        """Count one event; False if it is one too many."""
+        now = time.monotonic()
+        while self._times and now - self._times[0] > self.seconds:
+            self._times.popleft()
+        if len(self._times) >= self.limit:
+            return False
+        self._times.append(now)
+        return True
+
+
+class Gate:
+    """The way into a server by HTTP, the same for every protocol: what it refuses it raises as HTTPException."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self._server, self._options = server, server.options
+        self._calls = RateLimit(CALLS_PER_MINUTE, 60.0)
+
+    def check_token(self, connection: HTTPConnection) -> None:
+        """401 unless the token was sent, if there is one. A dependency of FastAPI."""
+        token = self._options.token
+        given = connection.headers.get("authorization", "").removeprefix("Bearer ")
+        if token and not secrets.compare_digest(given.encode(), token.encode()):
+            raise self.refusal(
+                "token", 401, "a token is needed: open the address that the server printed when it started"
+            )
+
+    def check_call(self, connection: HTTPConnection) -> None:
+        """Whether a client may ask for a conversation: its origin (403), token (401), pace (429). A dependency, too."""
+        origin = connection.headers.get("origin")
+        # Browsers always send it with a POST; programs have no ambient rights that it would protect.
+        is_ours = origin is None or urlsplit(origin).netloc == connection.headers.get("host")
+        if not is_ours and origin not in self._options.origins:
+            raise self.refusal("origin", 403, f"calls from pages of {origin} are not allowed")
+        self.check_token(connection)
+        if not self._calls.allows():
+            raise self.refusal("rate", 429, "too many calls in a minute; please wait")
+
+    async def admit(self, consent: bool = False) -> Conversation:
+        """`LiveServer.admit`; 503 when it is full."""
+        try:
+            return await self._server.admit(consent)
+        except ServerFull as error:
+            raise self.refusal("full", 503, str(error)) from error
+
+    def refusal(self, reason: str, status: int, sentence: str) -> HTTPException:
+        """What to raise; it has been counted."""
+        self._server.metrics.refused.labels(reason).inc()
+        return HTTPException(status, sentence, headers={"Retry-After": "10"} if status == 503 else None)
