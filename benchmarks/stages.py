@@ -31,7 +31,7 @@ def stage_calls(setting: Setting) -> dict[str, Callable[[], Any]]:
     text = torch.full((1, c.user_text_slots), c.pad_token_id)
     with torch.inference_mode():
         audio, video, _ = thinker.perceive(unit.audio[None], unit.video[None], thinking)
-        said = thinker.context_pass(text, audio, video, thinking, cache_spec)
+        said = thinker.context_pass(text, audio, video, thinking, cache_spec)[0]
         context_kv = thinker.context_kv(thinking, cache_spec)
         attention_inputs = performer.receive(context_kv, performing, cache_spec)
     latents = {

@@ -38,6 +38,7 @@ def tiny_pipeline(**streamer_fields) -> StreamerPipeline:
         "video_patch_height": 2,
         "context_window": 6,
         "response_window": 3,
+        "hears_words": True,
     }
     audio_vae = CausalAudioVAE(latent_channels=4, encoder_dim=8, encoder_depth=1, decoder_dim=8, decoder_depth=1)
     video = {"latent_channels": 4, "spatial_strides": (3, 1), "latent_width": 8, "cell_channels": 8, "fine_channels": 4}

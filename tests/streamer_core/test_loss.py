@@ -31,7 +31,8 @@ def a_case():
     state = torch.full(shape, CONFIG.state_token_ids[0])
     streams = UnitStreams(text[..., :1], audio, video, state, text, audio, video)
     sigma = torch.rand(NUM_ROWS, NUM_COPIES, NUM_UNITS, generator=generator)
-    return StreamerOutput(logits, *velocities), streams, (*noise, sigma)
+    heard_logits = values(NUM_UNITS, CONFIG.agent_text_slots, CONFIG.vocab_size)
+    return StreamerOutput(logits, *velocities, heard_logits), streams, (*noise, sigma)
 
 
 def rows(case, chosen):
@@ -53,6 +54,16 @@ def test_means_of_parts_join_to_the_mean_of_the_whole():
     for name, term in whole.items():
         joined = WeightedMean(*(sum(getattr(part[name], of) for part in parts) for of in ("total", "weight")))
         torch.testing.assert_close(joined.mean(), term.mean())
+
+
+def test_heard_words_are_a_term_of_their_own_where_model_and_data_have_them():
+    output, streams, noise = case = a_case()
+    heard = streams.agent_text.roll(1, dims=0)
+    found = losses(case, heard=heard, pad_weight=1.0, heard_weight=0.5)["heard"].mean()
+    entropy = -output.heard_logits.log_softmax(-1).gather(-1, heard[..., None])
+    torch.testing.assert_close(found, 0.5 * entropy.mean())
+    deaf = replace(output, heard_logits=None), streams, noise
+    assert losses(case).keys() == losses(deaf, heard=heard).keys() == {"text", "audio", "video"}
 
 
 def test_a_silent_slot_weighs_less_than_a_word():
@@ -92,7 +103,8 @@ def test_where_nothing_counts_the_losses_and_their_gradients_are_zero():
     output, streams, noise = a_case()
     for tensor in vars(output).values():
         tensor.requires_grad_()
-    terms = losses((output, streams, noise), valid=torch.zeros(NUM_ROWS, NUM_UNITS, dtype=torch.bool))
+    nothing = torch.zeros(NUM_ROWS, NUM_UNITS, dtype=torch.bool)
+    terms = losses((output, streams, noise), valid=nothing, heard=streams.agent_text)
     loss = sum(term.scaled(4.0).mean() for term in terms.values())
     assert loss == 0
     loss.backward()

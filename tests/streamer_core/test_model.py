@@ -51,6 +51,7 @@ def tiny_config(**overrides) -> StreamerConfig:
         "video_latent_height": 2,
         "video_latent_width": 3,
         "video_patch_height": 1,
+        "hears_words": True,
     }
     return StreamerConfig(**fields | overrides)
 
@@ -81,11 +82,13 @@ def serve(model, streams, noisy_audio, noisy_video, sigma, prompt_ids, capacity_
     batch, num_units = streams.state.shape
     cache_spec = CacheSpec.for_policy(model.config, prompt_capacity=8, capacity_units=capacity_units)
     state = model.prefill(prompt_ids, init_kv_state(cache_spec, batch), cache_spec)
-    logits, velocities = [], []
+    logits, heard, velocities = [], [], []
     for k in range(num_units):
         user = model.embed_user(streams.user_text[:, k], streams.user_audio[:, k], streams.user_video[:, k])
         language = torch.cat([streams.state[:, k, None], streams.agent_text[:, k]], dim=1)
-        logits.append(model.lm_head(context_pass(model, user, language, state, cache_spec)))
+        hidden = context_pass(model, user, language, state, cache_spec)
+        logits.append(model.lm_head(hidden))
+        heard.append(model.heard_logits(hidden[:, 0]))
         attention_inputs = model.attention_inputs(state, cache_spec, model.layout.response)
         clean = {"audio": streams.audio[:, k], "video": streams.video[:, k]}
         scratch = {name: torch.randn_like(z) for name, z in clean.items()}
@@ -97,7 +100,8 @@ def serve(model, streams, noisy_audio, noisy_video, sigma, prompt_ids, capacity_
             larger = cache_spec.with_room_for(num_units)
             state, cache_spec = grow(state, cache_spec, larger), larger
         state = advance(state)
-    return torch.stack(logits, 1), *(torch.stack([v[name] for v in velocities], 1) for name in ("audio", "video"))
+    rendered = (torch.stack([v[name] for v in velocities], 1) for name in ("audio", "video"))
+    return torch.stack(logits, 1), torch.stack(heard, 1), *rendered
 
 
 @pytest.mark.parametrize(("delay", "windows"), itertools.product((0, 1), WINDOWS))
@@ -112,8 +116,8 @@ def test_training_forward_equals_serving_over_64_units(delay, windows):
     prompt = torch.randint(40, (2, 5))
     whole = model(streams, noisy_audio, noisy_video, sigma, prompt)
     served = serve(model, streams, noisy_audio, noisy_video, sigma, prompt, capacity_units=32 if delay else 80)
-    expected = whole.logits, whole.audio_velocity[:, 0], whole.video_velocity[:, 0]
-    for name, ours, theirs in zip(("logits", "audio", "video"), served, expected, strict=True):
+    expected = whole.logits, whole.heard_logits, whole.audio_velocity[:, 0], whole.video_velocity[:, 0]
+    for name, ours, theirs in zip(("logits", "heard", "audio", "video"), served, expected, strict=True):
         difference = (ours - theirs).abs().max().item()
         assert difference < 1e-5 * max(1, theirs.abs().max().item()), f"{name}: {difference:.1e}"
 

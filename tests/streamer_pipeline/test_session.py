@@ -37,6 +37,7 @@ def assert_units_equal(found, expected, tolerance=0.0):
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours.text, ours.state, ours.index) == (theirs.text, theirs.state, theirs.index)
+        assert ours.heard == theirs.heard
         for name in ("audio", "video"):
             difference = (getattr(ours, name) - getattr(theirs, name)).abs().max().item()
             assert difference <= tolerance, f"unit {ours.index}, {name}: {difference:.1e}"
@@ -151,6 +152,26 @@ def test_an_unfinished_character_waits_in_the_session(pipeline, tmp_path):
         has_waited += bool(session.partial_text)
     assert has_waited > 2
     assert text + tokenizer.decode(session.partial_text) == tokenizer.decode_slots(said)
+
+
+def test_what_is_heard_is_written_down_and_its_unfinished_characters_wait_too(pipeline, tmp_path):
+    """The head gives some word in every unit here; a voice that changes changes it, and characters stay whole."""
+    session, text, has_waited = open_session(pipeline), "", 0
+    for unit in random_units(12):
+        session.save(tmp_path / "session.safetensors")
+        others = [session.fork(), StreamerSession.load(tmp_path / "session.safetensors", pipeline)]
+        answer = session.step(unit)
+        assert all(other.step(unit).heard == answer.heard for other in others)
+        text += answer.heard
+        has_waited += bool(session.partial_heard)
+    assert text and has_waited
+    silence = UserUnit(torch.zeros(1, 3840), torch.zeros(3, 4, *SIZE))
+    deaf = "".join(unit.heard for unit in run(open_session(pipeline), [silence] * 12))
+    assert deaf != text
+
+
+def test_a_checkpoint_without_a_head_for_heard_words_hears_none():
+    assert [unit.heard for unit in run(open_session(tiny_pipeline(hears_words=False)), random_units(3))] == [""] * 3
 
 
 def test_a_fork_leaves_the_original_alone(pipeline):

@@ -22,6 +22,7 @@ def _named_once(window: dict[str, Tensor], joined: Tensors, tokenizer: StreamerT
     seen = window["user_seen"]
     same = torch.cat([torch.tensor([False]), (seen[1:] == seen[:-1]).all(1)])
     writes(window, torch.where(same[:, None], tokenizer.pad_token_id, seen), tokenizer)
+    del window["user_heard"]  # of pictures one after the other no word is whole
 
 
 def _slides(source: Source, num_units: int, tokenizer: StreamerTokenizer) -> Tensors:

@@ -15,6 +15,7 @@ from .generation import (
     response_velocity,
     revise_language,
     settle_language,
+    write_down,
 )
 from .latent_adapters import VIDEO_ADAPTERS, with_video_latents
 from .latents import pack_audio, pack_video, unpack_audio, unpack_video
@@ -77,5 +78,6 @@ __all__ = [
     "unpack_audio",
     "unpack_video",
     "with_video_latents",
+    "write_down",
     "write_kv",
 ]

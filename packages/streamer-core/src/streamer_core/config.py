@@ -17,6 +17,7 @@ class StreamerConfig(PreTrainedConfig):
     Args:
         user_audio_tokens, user_video_tokens, perception_dim: what the perception encoders deliver per unit.
         user_text_slots, agent_text_slots: text tokens per unit, padded where silent.
+        hears_words: whether a head writes down what the user says, in as many slots a unit as the agent's text has.
         audio_latents_per_unit, audio_latent_channels: the audio VAE's latents of one unit.
         audio_patch_size: consecutive audio latents packed into one token.
         video_latent_channels, video_latent_height, video_latent_width: the video VAE's one latent frame per unit.
@@ -51,6 +52,7 @@ class StreamerConfig(PreTrainedConfig):
     user_video_tokens: int = 2
     perception_dim: int = 128
     agent_text_slots: int = 2
+    hears_words: bool = False
     audio_latents_per_unit: int = 4
     audio_latent_channels: int = 16
     audio_patch_size: int = 4

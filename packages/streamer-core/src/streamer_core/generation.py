@@ -58,6 +58,13 @@ def choose_language(model: StreamerModel, hidden: Tensor, first: int = 0, gumbel
     return torch.cat([states[logits[:, :1, states].argmax(dim=-1)], words[:, 1:]], dim=1)
 
 
+def write_down(model: StreamerModel, hidden: Tensor) -> Tensor:
+    """Ids (B, S) of what the user says, from what `context_pass` returns; (B, 0) of a model without that head."""
+    if not model.config.hears_words:
+        return torch.empty(len(hidden), 0, dtype=torch.int64, device=hidden.device)
+    return model.heard_logits(hidden[:, 0]).argmax(dim=-1)
+
+
 def draft_language(model: StreamerModel, ids: Tensor) -> Tensor:
     """What the unit after one that said `ids` (B, 1 + S) most likely says: the same state, and no word."""
     return torch.cat([ids[:, :1], torch.full_like(ids[:, 1:], model.config.pad_token_id)], dim=1)

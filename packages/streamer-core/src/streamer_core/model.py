@@ -73,11 +73,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class StreamerOutput:
-    """logits (B, K, 1 + text slots, V) for the state and text slots; velocities (B, N, K, tokens, dim) or None."""
+    """logits (B, K, 1 + text slots, V) for the state and text slots; velocities (B, N, K, tokens, dim) or None; and
+    heard_logits (B, K, text slots, V) of a model that writes down what the user says."""
 
     logits: Tensor
     audio_velocity: Tensor | None = None
     video_velocity: Tensor | None = None
+    heard_logits: Tensor | None = None
 
 
 class StreamerModel(CheckedLoading, PreTrainedModel):
@@ -104,6 +106,8 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         self.noise_level = NoiseLevelEmbedding(c.hidden_size)
         self.audio_out = nn.Linear(c.hidden_size, c.audio_token_dim)
         self.video_out = nn.Linear(c.hidden_size, c.video_token_dim)
+        if c.hears_words:
+            self.heard_out = nn.Linear(c.hidden_size, c.agent_text_slots * c.hidden_size)
         self.post_init()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -167,6 +171,14 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         """
         return load_qwen3(cls, pretrained_model_name_or_path, tokenizer, **kwargs)
 
+    def add_heard_words(self) -> None:
+        """Give a model that has none the head that writes down what the user says, untrained."""
+        c = self.config
+        if not c.hears_words:
+            c.hears_words = True
+            self.heard_out = nn.Linear(c.hidden_size, c.agent_text_slots * c.hidden_size).to(self.lm_head.weight)
+            self._init_weights(self.heard_out)
+
     @apply_forward_hook
     def text_forward(self, input_ids: Tensor) -> Tensor:
         """A plain causal language model: ids (B, T) -> logits (B, T, V). With Qwen3's weights, Qwen3's logits."""
@@ -213,6 +225,11 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             return words
         clean = words.new_zeros(reference.audio.shape[:2])
         return torch.cat([words, self.embed_response(reference.audio, reference.video, clean).flatten(1, 2)], dim=1)
+
+    @apply_forward_hook
+    def heard_logits(self, hidden: Tensor) -> Tensor:
+        """Final hidden states (..., D) of each unit's last user token -> (..., text slots, V): what the user says."""
+        return self.lm_head(self.heard_out(hidden).unflatten(-1, (-1, self.config.hidden_size)))
 
     @apply_forward_hook
     def velocities(
@@ -302,10 +319,12 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         language = hidden[:, :num_clean].unflatten(1, (num_units, -1))
         first = layout.language.start - 1  # the last user token predicts the state slot, each slot the next one
         logits = self.lm_head(language[:, :, first : first + layout.num_language_slots])
+        heard = self.heard_logits(language[:, :, first]) if self.config.hears_words else None
         if not num_copies:
-            return StreamerOutput(logits)
+            return StreamerOutput(logits, heard_logits=heard)
         responses = hidden[:, num_clean:].unflatten(1, (num_copies, num_units, -1))
-        return StreamerOutput(logits, *self.velocities(responses, noisy_audio, noisy_video, sigma, video_sigma))
+        audio_velocity, video_velocity = self.velocities(responses, noisy_audio, noisy_video, sigma, video_sigma)
+        return StreamerOutput(logits, audio_velocity, video_velocity, heard)
 
     # ---- serving: one unit, against the key-value state ----
 
@@ -396,6 +415,8 @@ def streamer_loss(
     valid: Tensor | None = None,
     video_sigma: Tensor | None = None,
     video_valid: Tensor | None = None,
+    heard: Tensor | None = None,
+    heard_weight: float = 1.0,
 ) -> dict[str, WeightedMean]:
     """The report's losses: text cross-entropy and joint flow matching (eq. 3), as named terms; sum their means.
 
@@ -410,16 +431,21 @@ def streamer_loss(
         valid: (B, K) boolean, units that count; default all.
         video_sigma: (B, N, K), the picture's own noise level where it differs from the sound's.
         video_valid: (B, K) boolean, units that have a picture; default all. Of the others it has no error.
+        heard: ids (B, K, text slots) of the user's words, for a model that writes them down; None where unknown.
 
     Raises:
         ValueError: the output has velocities, but `streams`, noise or sigma to compare them with is missing.
     """
     assert config.pad_token_id is not None  # the config refuses None
     valid = torch.ones(streams.state.shape, device=streams.state.device) if valid is None else valid.float()
-    targets = torch.cat([streams.state[..., None], streams.agent_text], dim=-1)
-    entropy = F.cross_entropy(output.logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
-    weight = torch.where(targets == config.pad_token_id, pad_weight, 1.0) * valid[..., None]
-    terms = {"text": WeightedMean.of(entropy, weight)}
+    written = {"text": (output.logits, torch.cat([streams.state[..., None], streams.agent_text], dim=-1), 1.0)}
+    if output.heard_logits is not None and heard is not None:
+        written["heard"] = output.heard_logits, heard, heard_weight
+    terms: dict[str, WeightedMean] = {}
+    for name, (logits, targets, factor) in written.items():
+        entropy = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
+        weight = torch.where(targets == config.pad_token_id, pad_weight, 1.0) * valid[..., None]
+        terms[name] = WeightedMean.of(entropy, weight).scaled(factor)
     if output.audio_velocity is None:
         return terms
     video_sigma = sigma if video_sigma is None else video_sigma

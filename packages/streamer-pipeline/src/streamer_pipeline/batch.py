@@ -147,7 +147,8 @@ class SessionBatch:
             answers, partial = form_units(self.pipeline, answer, indices, due)
             self._settle(state, sorted(due))
             for place, session in due.items():
-                session.pending_text, session.partial_text = taken[place][1], partial[place]
+                session.pending_text = taken[place][1]
+                session.partial_text, session.partial_heard = partial[place]
                 session.num_units += 1
             watch.lap(timing, "emit")
             for place, session in due.items():
@@ -237,21 +238,22 @@ def form_input(
 
 def form_units(
     pipeline: StreamerPipeline, answer: Answer, indices: Mapping[int, int], sessions: Mapping[int, StreamerSession]
-) -> tuple[dict[int, AgentUnit], dict[int, list[int]]]:
-    """The answer's rows as units by row, and what is then each session's `partial_text`.
+) -> tuple[dict[int, AgentUnit], dict[int, tuple[list[int], list[int]]]]:
+    """The answer's rows as units by row, and what is then each session's `partial_text` and `partial_heard`.
 
     `indices` gives each unit its number. Their latency is told later.
     """
     config, tokenizer = pipeline.streamer.config, pipeline.tokenizer
-    language, audio = answer.language.tolist(), answer.audio.float().cpu()
+    language, heard, audio = answer.language.tolist(), answer.heard.tolist(), answer.audio.float().cpu()
     latents = {name: z.float().cpu() for name, z in answer.latents.items()}
     units, partial = {}, {}
     for row, index in indices.items():
         state, *words = language[row]
         picture = answer.video[row]
         assert picture is not None  # what is asked for was rendered
-        said = (token for token in words if token != config.pad_token_id)
-        text, partial[row] = tokenizer.decode_stream(said, sessions[row].partial_text)
+        text, partial_text = tokenizer.decode_stream(words, sessions[row].partial_text)
+        user_text, partial_heard = tokenizer.decode_stream(heard[row], sessions[row].partial_heard)
+        partial[row] = partial_text, partial_heard
         units[row] = AgentUnit(
             audio=audio[row].clone(),
             video=picture.float().cpu(),
@@ -260,6 +262,7 @@ def form_units(
             index=index,
             language=tuple(language[row]),
             latents={name: z[row].clone() for name, z in latents.items()},
+            heard=user_text,
         )
     return units, partial
 

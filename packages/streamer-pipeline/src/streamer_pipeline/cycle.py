@@ -45,10 +45,11 @@ class Reply(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One finished unit of B sessions: language ids (B, 1 + S), packed latents, audio (B, 1, 3840) and, row by row,
-    video (3, 4, H, W) of the agent."""
+    """One finished unit of B sessions: language ids (B, 1 + S), ids (B, S) or (B, 0) of the user's words, packed
+    latents, audio (B, 1, 3840) and, row by row, video (3, 4, H, W) of the agent."""
 
     language: Tensor
+    heard: Tensor
     latents: Latents
     audio: Tensor
     video: Tensor | Sequence[Tensor | None]
@@ -56,10 +57,11 @@ class Answer(NamedTuple):
 
 
 class _Sent(NamedTuple):
-    """A unit whose context is with the performer: its number on every row's clock (B,), and what it says."""
+    """A unit whose context is with the performer: its number on every row's clock (B,), what it says and hears."""
 
     unit: Tensor
     language: Tensor
+    heard: Tensor
     timing: UnitTiming
 
 
@@ -123,12 +125,12 @@ class ThinkerSide:
         kv, self.cache_spec = make_room(self.state["kv"], self.cache_spec, self.units)
         self.state = {**state, "kv": kv}
         user_tokens = user.text_ids, audio_tokens, video_tokens
-        chosen = thinker.context_pass(*user_tokens, self.state, self.cache_spec, user.gumbel)
+        chosen, heard = thinker.context_pass(*user_tokens, self.state, self.cache_spec, user.gumbel)
         watch.lap(timing, "context")
         language, self.state = thinker.settle_language(chosen, self.state, self.cache_spec, user.gumbel, self._rows)
         watch.lap(timing, "slots")
         self.link.send(thinker.context_kv(self.state, self.cache_spec))
-        self._sent.append(_Sent(kv["unit"], language, timing))
+        self._sent.append(_Sent(kv["unit"], language, heard, timing))
         self.state, self.units = {**self.state, "kv": advance(kv)}, [unit + 1 for unit in self.units]
         watch.lap(timing, "send")
 
@@ -140,7 +142,7 @@ class ThinkerSide:
         latents = {"audio": reply.audio, "video": reply.video}
         audio, video, self.state = self.thinker.render(latents, self.state, self._rows)
         self.watch.lap(sent.timing, "decode")
-        return Answer(sent.language, latents, audio, video, sent.timing)
+        return Answer(sent.language, sent.heard, latents, audio, video, sent.timing)
 
     def _receive(self) -> None:
         """Take the next reply into the history."""

@@ -113,10 +113,12 @@ class StreamerSession:
         pending_text: list[int] | None = None,
         num_units: int = 0,
         partial_text: list[int] | None = None,
+        partial_heard: list[int] | None = None,
     ) -> None:
         self.pipeline, self.options, self.num_units = pipeline, options, num_units
         self.pending_text = pending_text or []  # typed tokens that did not fit into the slots so far
-        self.partial_text = partial_text or []  # the agent's tokens whose last character is not whole yet
+        # Tokens whose last character is not whole yet, of what the agent says and of what it hears.
+        self.partial_text, self.partial_heard = partial_text or [], partial_heard or []
         self.ledger = LatencyLedger()
         self._batch: SessionBatch | None = SessionBatch(pipeline, options, cache_spec, state)
         self._batch.places[0] = self
@@ -166,7 +168,7 @@ class StreamerSession:
     @torch.inference_mode()
     def fork(self) -> StreamerSession:
         """A second session that continues independently from the same past."""
-        texts = list(self.pending_text), self.num_units, list(self.partial_text)
+        texts = list(self.pending_text), self.num_units, list(self.partial_text), list(self.partial_heard)
         return StreamerSession(self.pipeline, self.options, self.cache_spec, clone_state(self.state), *texts)
 
     def save(self, path: str | Path) -> None:
@@ -183,6 +185,7 @@ class StreamerSession:
             "kv": dict(zip(_SIZES, self.cache_spec.sizes, strict=True)),
             "pending_text": self.pending_text,
             "partial_text": self.partial_text,
+            "partial_heard": self.partial_heard,
             "parts": list(self.state["thinker"]),
             "streamer": self.pipeline.streamer.config.to_diff_dict(),
         }
@@ -227,17 +230,20 @@ class StreamerSession:
             state["thinker"] = {str(name): {} for name in header["parts"]} | state["thinker"]
             pending_text = [whole_number("pending_text", token) for token in header["pending_text"]]
             # Files of 0.1 do not have it.
-            partial_text = [whole_number("partial_text", token) for token in header.get("partial_text", [])]
+            partial_text, partial_heard = (
+                [whole_number(name, token) for token in header.get(name, [])]
+                for name in ("partial_text", "partial_heard")
+            )
             _check_state(state, pipeline, options, cache_spec)
             _check_tokens("typed words", pending_text, pipeline)
-            _check_tokens("unfinished characters", partial_text, pipeline)
+            _check_tokens("unfinished characters", partial_text + partial_heard, pipeline)
             if len(pending_text) > MAX_PENDING_TEXT:
                 raise ValueError(f"{len(pending_text)} typed tokens wait in it; at most {MAX_PENDING_TEXT} may")
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{path} cannot be continued here: {reason}") from error
         num_units = int(state["performer"]["unit"][0])
-        return cls(pipeline, options, cache_spec, state, pending_text, num_units, partial_text)
+        return cls(pipeline, options, cache_spec, state, pending_text, num_units, partial_text, partial_heard)
 
     # ---- what a batch asks of each of its sessions ----
 

@@ -25,6 +25,7 @@ from streamer_core import (
     start_history,
     unpack_audio,
     unpack_video,
+    write_down,
     write_kv,
 )
 from torch import Tensor, nn
@@ -120,8 +121,9 @@ class Thinker:
         state: State,
         cache_spec: CacheSpec,
         gumbel: Tensor | None = None,
-    ) -> Tensor:
-        """The pass over the context of this unit, its language as drafted: ids (B, 1 + S) that follow from it.
+    ) -> tuple[Tensor, Tensor]:
+        """The pass over the context of this unit, its language as drafted: ids (B, 1 + S) that follow from it, and
+        ids (B, S) of what the user says, (B, 0) where no head writes it down.
 
         Args:
             text_ids: (B, user text slots), pads where nothing was typed.
@@ -130,7 +132,7 @@ class Thinker:
         streamer = self.streamer
         user = streamer.embed_user(text_ids, audio_tokens.to(streamer.dtype), video_tokens.to(streamer.dtype))
         hidden = context_pass(streamer, user, state["draft"], state["kv"], cache_spec)
-        return choose_language(streamer, hidden, 0, gumbel)
+        return choose_language(streamer, hidden, 0, gumbel), write_down(streamer, hidden)
 
     def settle_language(
         self,

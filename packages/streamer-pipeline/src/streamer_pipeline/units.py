@@ -67,6 +67,8 @@ class AgentUnit:
 
     audio: (1, 3840); video: (3, 4, H, W); as in `UserUnit`.
     text: the words of this unit, "" while silent. state: what the state slot says, "listen" or "speak".
+    heard: the user's words that the agent made out in this unit, "" where none, or where the checkpoint has no head for
+    them (`StreamerConfig.hears_words`).
     index: number of the unit since the session began. latency: stage -> milliseconds.
     language: ids of the state slot and the text slots. latents: what was rendered, packed and clean, "audio" and
     "video" (tokens, dim).
@@ -80,6 +82,7 @@ class AgentUnit:
     latency: dict[str, float] = field(default_factory=dict)
     language: tuple[int, ...] = ()
     latents: dict[str, Tensor] = field(default_factory=dict)
+    heard: str = ""
 
 
 class UnitBuffer:

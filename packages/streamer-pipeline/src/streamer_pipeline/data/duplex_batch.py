@@ -16,7 +16,8 @@ class DuplexBatch(NamedTuple):
     agent_text (B, K, slots); valid (B, K): units that count. audio_latents (B, C, K * n) is None for language alone,
     video_latents (B, C, K, h, w) also while the picture is not trained. reference_audio (B, C, R * n) and
     reference_video (B, C, R, h, w): R units of how the agent sounds and looks, where the prompt holds them.
-    video_valid (B, K): units of which the agent's picture was recorded; None is all.
+    video_valid (B, K): units of which the agent's picture was recorded; None is all. user_heard (B, K, slots): the
+    user's words in the unit after they ended, where all conversations of the batch have them.
     """
 
     prompt_ids: Tensor
@@ -31,6 +32,7 @@ class DuplexBatch(NamedTuple):
     reference_audio: Tensor | None = None
     reference_video: Tensor | None = None
     video_valid: Tensor | None = None
+    user_heard: Tensor | None = None
 
     def reference(self, config: StreamerConfig) -> Reference | None:
         """The rest of the prompt, packed, or None where it is words alone."""

@@ -82,6 +82,8 @@ def _write_what_is_heard(window: dict[str, Tensor], joined: Tensors, tokenizer: 
 def _read_what_is_typed(window: dict[str, Tensor], joined: Tensors, tokenizer: StreamerTokenizer, delay: int) -> None:
     window["user_text"][:, 0] = typed_before(joined, tokenizer, delay)[: len(window["state"])]
     window["user_audio"] = torch.zeros_like(window["user_audio"])
+    if "user_heard" in window:
+        window["user_heard"] = torch.full_like(window["user_heard"], tokenizer.pad_token_id)
 
 
 def typed_before(joined: Tensors, tokenizer: StreamerTokenizer, delay: int) -> Tensor:

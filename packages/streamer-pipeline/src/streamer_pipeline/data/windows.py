@@ -285,4 +285,5 @@ def collate(windows: list[dict[str, Tensor]], with_latents: bool) -> DuplexBatch
         reference_audio=stacked.get("reference_audio"),
         reference_video=stacked.get("reference_video"),
         video_valid=stacked.get("pictured") if with_latents else None,
+        user_heard=stacked.get("user_heard"),
     )

@@ -241,7 +241,7 @@ class SplitSession:
             answer = self._side.collect()
         session = self._session
         units, partial = form_units(session.pipeline, answer, {0: answer.timing.index}, {0: session})
-        session.partial_text = partial[0]
+        session.partial_text, session.partial_heard = partial[0]
         self._watch.lap(answer.timing, "emit")
         session.ledger.add(answer.timing)
         return replace(units[0], latency=answer.timing.durations)

@@ -88,6 +88,7 @@ class DuplexTraining(lightning.LightningModule):
         sound_given: share of copies whose sound is clean while the picture is noisy: the face learns to follow it.
         language_dropout: share of sequences that hide the agent's words and states, so that guidance (Ho & Salimans
             2022) has a model without them.
+        heard_weight: of the user's words, which a model with that head (`hears_words`) writes down as it hears them.
         max_clock_offset: largest random distance between prompt and unit 0, in ticks.
     """
 
@@ -108,6 +109,7 @@ class DuplexTraining(lightning.LightningModule):
         text_weight: float = 1.0,
         audio_weight: float = 1.0,
         video_weight: float = 1.0,
+        heard_weight: float = 0.3,
         pad_weight: float = 0.3,
         max_clock_offset: int = 16_000,
         validation_names: tuple[str, ...] = (),
@@ -174,7 +176,13 @@ class DuplexTraining(lightning.LightningModule):
         """The report's losses on one batch, with fresh noise, and the output they were computed from."""
         h, config, clean = self.hparams, self.streamer.config, self.streams(batch)
         offset = torch.randint(h.max_clock_offset + 1, (len(batch.state),), device=self.device)
-        common = {"config": config, "pad_weight": h.pad_weight, "valid": batch.valid}
+        common = {
+            "config": config,
+            "pad_weight": h.pad_weight,
+            "valid": batch.valid,
+            "heard": batch.user_heard,
+            "heard_weight": h.heard_weight,
+        }
         if clean.audio is None:
             output = self.streamer(
                 clean, prompt_ids=batch.prompt_ids, clock_offset=offset, reference=batch.reference(config)
