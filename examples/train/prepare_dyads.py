@@ -33,21 +33,23 @@ def main(
     tokenizer: Annotated[Path | None, typer.Option(help="of weights that shall be trained on; else a new one")] = None,
     bank: Annotated[Path | None, typer.Option(help="natural voices, of make_voice_bank.py")] = None,
     natural_share: Annotated[float, typer.Option(help="of the users, if there is a bank")] = 0.8,
+    natural_phrasings: Annotated[bool, typer.Option(help="users by espeak-ng put things as those of the bank")] = False,
     response_delay: int = 1,
     num_threads: int = 1,
 ) -> None:
     torch.set_num_threads(num_threads)
     out.mkdir(parents=True, exist_ok=True)
-    table = USER_PHRASINGS if bank is None else NATURAL_PHRASINGS
+    table = NATURAL_PHRASINGS if bank or natural_phrasings else USER_PHRASINGS
     tokenizer = StreamerTokenizer.from_pretrained(tokenizer) if tokenizer else build_tokenizer(table)
     tokenizer.save_pretrained(out / "tokenizer")
     voice, names = AgentVoice(), scenarios.split()
+    phrasings = NATURAL_PHRASINGS if natural_phrasings else USER_PHRASINGS
     natural = bank and VoiceBank(bank, split_of(first_seed))
 
     def built(seed: int) -> Dyad:
         is_natural = np.random.default_rng([seed, 200]).random() < natural_share
         spoken = natural if is_natural else None
-        return build_dyad(seed, names[seed % len(names)], voice, response_delay, spoken, varies_throats=bool(natural))
+        return build_dyad(seed, names[seed % len(names)], voice, response_delay, spoken, bool(natural), phrasings)
 
     coders = (
         audio_vae and CausalAudioVAE.from_pretrained(audio_vae),

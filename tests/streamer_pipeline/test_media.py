@@ -501,3 +501,12 @@ def test_srt_has_timecodes(tmp_path):
     assert (tmp_path / "transcript.srt").read_text(encoding="utf-8") == (
         "1\n00:00:00,160 --> 00:00:00,960\nhéllo\n\n2\n01:04:00,000 --> 01:04:00,800\nbye\n"
     )
+
+
+def test_srt_tells_the_two_sides_apart(tmp_path):
+    silence, black = torch.zeros(1, 3840), torch.zeros(3, 4, H, W)
+    said, heard = ["", "", "", " it", " is", " red", ""], [" what", " is", " this", "", "", "", ""]
+    write_srt(tmp_path / "transcript.srt", (AgentUnit(silence, black, text, "SPEAK") for text in said), heard)
+    assert (tmp_path / "transcript.srt").read_text(encoding="utf-8") == (
+        "1\n00:00:00,000 --> 00:00:01,120\nuser: what is this\n\n2\n00:00:00,480 --> 00:00:01,120\nit is red\n"
+    )

@@ -13,7 +13,7 @@ from streamer_pipeline.data.words import Word
 from .agent_voice import AgentVoice
 from .clock import FRAME_RATE, FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT, UNIT_SECONDS, frame_at, unit_at
 from .face import AGENT, Identity, random_identity
-from .grammar import COLORS, NUMBERS, OBJECTS
+from .grammar import COLORS, NUMBERS, OBJECTS, USER_PHRASINGS
 from .motion import attend, hold, idle_motion, nod, show_fingers, smile, wave, write_at
 from .phonemes import PhonemeSpan, mouth_track
 from .scenarios import DIRECTED, SCENARIOS, UNADDRESSED
@@ -111,6 +111,7 @@ def build_dyad(
     response_delay: int = 1,
     bank: VoiceBank | None = None,
     varies_throats: bool = False,
+    phrasings: dict[str, tuple[str, ...]] = USER_PHRASINGS,
 ) -> Dyad:
     """One synthetic dyad; the same arguments always give the same one.
 
@@ -121,6 +122,7 @@ def build_dyad(
         response_delay: units between what a model takes in and when its response plays (DESIGN section 4), 1 or 2.
         bank: natural voices of the seed's split for the user; None, or what is missing there, is spoken by espeak-ng.
         varies_throats: half of the users' speech is resampled by up to 18 %, which moves its formants; for training.
+        phrasings: of users who speak by espeak-ng, `USER_PHRASINGS` or `NATURAL_PHRASINGS`.
 
     Raises:
         ValueError: seed, scenario or response_delay outside what exists.
@@ -133,7 +135,7 @@ def build_dyad(
     split = split_of(seed)
     scenario = scenario or list(SCENARIOS)[np.random.default_rng([seed, 1]).integers(len(SCENARIOS))]
     rng = np.random.default_rng([seed, 2 + list(all_scenarios).index(scenario)])
-    script = Script(rng, split, voice or AgentVoice(), response_delay, bank, varies_throats)
+    script = Script(rng, split, voice or AgentVoice(), response_delay, bank, varies_throats, phrasings=phrasings)
     num_units = all_scenarios[scenario](script) + int(rng.integers(5, 9))
     user_audio, snr_db = _user_audio(script, num_units)
     agent_audio, agent_words, agent_speaking = _agent_speech(script, num_units)

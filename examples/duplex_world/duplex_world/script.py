@@ -11,7 +11,7 @@ from scipy.signal import resample_poly
 from .agent_voice import AgentVoice
 from .clock import FRAME_RATE, SAMPLE_RATE, UNIT_SECONDS, unit_at, units_for
 from .espeak import speak
-from .grammar import PAUSED_QUESTION
+from .grammar import PAUSED_QUESTION, USER_PHRASINGS
 from .phonemes import PhonemeSpan, arpabet_viseme, espeak_viseme, mouth_track
 from .splits import USER_VOICES, other_speech, phrasing
 from .voice_bank import VoiceBank
@@ -127,6 +127,7 @@ class Script:
     response_delay: int
     bank: VoiceBank | None = None  # natural voices; without it users speak by espeak-ng
     varies_throats: bool = False  # half of the users speak as longer or shorter throats do
+    phrasings: dict[str, tuple[str, ...]] = field(default_factory=lambda: USER_PHRASINGS)  # of users by espeak-ng
     user_voice: str = ""
     user_rate: int = 0
     user_pitch: int = 0
@@ -156,7 +157,7 @@ class Script:
         return unit_at(seconds) + 1 + self.response_delay
 
     def utterance(self, request: str, *slots: str) -> Utterance:
-        """One way to put `request`: of `USER_PHRASINGS`, "paused0" and "paused1", the halves of a question, or "other",
+        """One way to put `request`: of `phrasings`, "paused0" and "paused1", the halves of a question, or "other",
         which is not for the agent."""
         clips = self.bank.of(request, slots) if self.bank else []
         if clips:
@@ -171,7 +172,7 @@ class Script:
             elif request.startswith("paused"):
                 text = PAUSED_QUESTION[int(request[-1])]
             else:
-                text = phrasing(self.split, self.rng, request)
+                text = phrasing(self.split, self.rng, request, self.phrasings)
             text = text % slots if slots else text
             voice = self.espeak_voice
             said = Utterance(text, *speak(text, voice, self.user_rate, self.user_pitch), False)

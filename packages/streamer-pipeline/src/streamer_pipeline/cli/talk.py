@@ -61,14 +61,19 @@ def talk(
         pipeline = load_pipeline(checkpoint, device, dtype)
         session = pipeline.open_session(prompt=prompt, seed=seed, num_inference_steps=steps, height=height, width=width)
         output.mkdir(parents=True, exist_ok=True)
-        played = _converse(session, reader, output, both)
+        played, heard = _converse(session, reader, output, both)
         say_notes(reader.notes[len(known) :])  # damage inside a track shows while it is read
         session.ledger.plot(output / "latency.png")
+        if session.pipeline.streamer.config.hears_words:
+            say(f"it heard: {_joined(heard)}")
         _summarise(session.ledger, played, output)
 
 
-def _converse(session: StreamerSession, reader: RecordingReader, output: Path, both: bool) -> list[AgentUnit]:
-    """Run the session over the recording; what plays in each unit of the wall clock, without its media."""
+def _converse(
+    session: StreamerSession, reader: RecordingReader, output: Path, both: bool
+) -> tuple[list[AgentUnit], list[str]]:
+    """Run the session over the recording; what plays in each unit of the wall clock, without its media, and what the
+    agent hears in it."""
     from rich.progress import track
 
     from ..media.conversation import ConversationWriter
@@ -80,7 +85,7 @@ def _converse(session: StreamerSession, reader: RecordingReader, output: Path, b
     with ConversationWriter(output, session.pipeline.streamer.config.response_delay, films) as writer:
         for user in track(reader, "talking", total=reader.num_units, console=console):
             writer.write(user, session.step(user))
-    return writer.played
+    return writer.played, writer.heard
 
 
 def _at_height(user: UserUnit, height: int) -> UserUnit:
@@ -96,9 +101,12 @@ def _at_height(user: UserUnit, height: int) -> UserUnit:
     return replace(user, video=F.interpolate(user.video, (height, width), mode="area").clamp(-1, 1))
 
 
+def _joined(texts: list[str]) -> str:
+    return " ".join("".join(texts).split()) or "(nothing)"
+
+
 def _summarise(ledger: LatencyLedger, played: list[AgentUnit], output: Path) -> None:
-    said = " ".join("".join(unit.text for unit in played).split())
-    say(f"the agent said: {said or '(nothing)'}")
+    say(f"the agent said: {_joined([unit.text for unit in played])}")
     percentiles = ", ".join(f"{name} {value:.0f} ms" for name, value in ledger.percentiles().items())
     say(
         f"one unit took {percentiles} of its {UNIT_MS} ms; {ledger.missed()} of {len(ledger.units)} were late; "

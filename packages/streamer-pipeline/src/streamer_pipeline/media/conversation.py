@@ -34,6 +34,7 @@ class ConversationWriter:
     def __init__(self, folder: Path, response_delay: int, films: dict[str, Film]) -> None:
         self.folder, self.delay, self.films = folder, response_delay, films
         self.played: list[AgentUnit] = []  # without sound and picture
+        self.heard: list[str] = []  # the user's words as the agent wrote them down, on the same clock
         self._waiting: list[AgentUnit] = []
         self._writers: dict[str, RecordingWriter] = {}
         self._files = ExitStack()
@@ -50,6 +51,7 @@ class ConversationWriter:
             first = replace(agent, video=still, audio=torch.zeros_like(agent.audio), text="")
             self._waiting = [first] * self.delay
         self._waiting.append(agent)
+        self.heard.append(agent.heard)
         now = self._waiting.pop(0)
         for name, film in self.films.items():
             unit = film(user, now)
@@ -66,7 +68,7 @@ class ConversationWriter:
         try:
             self._files.__exit__(kind, error, trace)
         finally:
-            write_srt(self.folder / "transcript.srt", self.played)
+            write_srt(self.folder / "transcript.srt", self.played, self.heard)
 
     def _line(self, user: UserUnit, agent: AgentUnit) -> dict[str, object]:
         return {
@@ -74,6 +76,7 @@ class ConversationWriter:
             "plays_at_ms": UNIT_MS * (agent.index + self.delay),
             "state": agent.state,
             "typed": user.text,
+            "heard": agent.heard,
             "text": agent.text,
             "latency_ms": {stage: round(ms, 3) for stage, ms in agent.latency.items()},
         }

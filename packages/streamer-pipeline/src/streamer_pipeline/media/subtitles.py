@@ -60,11 +60,17 @@ def captions(texts: Sequence[str | None]) -> list[tuple[float, float, str]]:
     return result
 
 
-def write_srt(path: str | Path, units: Iterable[AgentUnit | UserUnit]) -> None:
-    """Write the text of the units as a subtitle file; a player shows it beside the video of the same name."""
+def write_srt(path: str | Path, units: Iterable[AgentUnit | UserUnit], heard: Sequence[str] = ()) -> None:
+    """Write the text of the units as a subtitle file; a player shows it beside the video of the same name.
+
+    Args:
+        heard: the other side's words, unit by unit on the same clock: captions of their own, behind "user:".
+    """
+    cues = captions([unit.text for unit in units])
+    cues += [(start, end, f"user: {text}") for start, end, text in captions(heard)]
     blocks = [
         f"{number}\n{_timecode(start)} --> {_timecode(end)}\n{text}\n"
-        for number, (start, end, text) in enumerate(captions([unit.text for unit in units]), 1)
+        for number, (start, end, text) in enumerate(sorted(cues), 1)
     ]
     Path(path).write_text("\n".join(blocks), encoding="utf-8")
 

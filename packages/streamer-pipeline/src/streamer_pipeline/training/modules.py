@@ -218,13 +218,18 @@ class DuplexTraining(lightning.LightningModule):
         return log_training(self, batch, terms)
 
     def validation_step(self, batch: DuplexBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """Losses, and of the words due the share that comes in its slot; of silent slots the share with a word."""
+        """Losses, and of the words due the share that comes in its slot; of silent slots the share with a word. Where
+        the user's words are written down, the same of them."""
         terms, output = self.losses(batch)
         pad = self.streamer.config.pad_token_id
         said, valid = batch.agent_text != pad, batch.valid[..., None]
         words = output.logits[:, :, 1:].argmax(-1)
         terms["words"] = WeightedMean.of((words == batch.agent_text).float(), said & valid)
         terms["false_words"] = WeightedMean.of((words != pad).float(), ~said & valid)
+        if output.heard_logits is not None and batch.user_heard is not None:
+            heard, spoken = output.heard_logits.argmax(-1), batch.user_heard != pad
+            terms["heard_words"] = WeightedMean.of((heard == batch.user_heard).float(), spoken & valid)
+            terms["false_heard"] = WeightedMean.of((heard != pad).float(), ~spoken & valid)
         task = self.hparams.validation_names[dataloader_idx]
         log_validation(self, {f"val/{task}_{name}": term for name, term in terms.items()})
 
