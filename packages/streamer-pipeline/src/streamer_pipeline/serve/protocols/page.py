@@ -122,7 +122,7 @@ class PageMessages:
             self._send({"type": "error", "message": str(error)})
 
     def tell(self, unit: AgentUnit, timing: UnitTiming | None) -> None:
-        message = {"type": "unit", "index": unit.index, "state": unit.state, "text": unit.text}
+        message = {"type": "unit", "index": unit.index, "state": unit.state, "text": unit.text, "heard": unit.heard}
         self._send(message | (asdict(timing) if timing else {}))
 
     def say_goodbye(self, reason: str, sentence: str) -> None:

@@ -3,7 +3,7 @@
 const PING_MS = 1000;
 const PLOT_SECONDS = 60;
 const RETRY_MS = [1000, 2000, 4000];
-const PAUSE_UNITS = 8; // units without a word after which the agent's next word begins a new line
+const PAUSE_UNITS = 8; // units without a word of one side after which its next word begins a new line
 const STATES = { off: "Not connected", connecting: "Connecting…", listen: "Listening", speak: "Speaking" };
 
 const INVITATION = "Look into the camera and talk. To interrupt, just speak.";
@@ -26,8 +26,7 @@ class Call {
     this.pings = new Map();
     this.numPings = 0;
     this.buffered = null;
-    this.silentUnits = 0;
-    this.line = null;
+    this.lines = {}; // of each side: the line that its next word may continue, and the units without a word since
     this.ended = false;
     this.connection = new RTCPeerConnection({ iceServers: [] });
   }
@@ -82,20 +81,25 @@ class Call {
   unit(message) {
     show(message.state === "speak" ? "speak" : "listen");
     if (message.reply_ms) this.model.push(message.reply_ms);
-    if (!message.text) {
-      this.silentUnits += 1;
-      return;
-    }
-    if (!this.line || this.silentUnits >= PAUSE_UNITS) this.line = addLine("Agent", "agent");
-    this.silentUnits = 0;
-    this.line.append(message.text);
+    this.write("You", "you", message.heard); // first: it was said before it is answered
+    this.write("Agent", "agent", message.text);
+  }
+
+  // Words of one side in this unit. What one side says while the other speaks stands in a line of its own.
+  write(who, kind, words) {
+    const line = this.lines[kind];
+    if (line) line.silentUnits += 1;
+    if (!words) return;
+    if (!line || line.silentUnits > PAUSE_UNITS) this.lines[kind] = { element: addLine(who, kind) };
+    this.lines[kind].silentUnits = 0;
+    this.lines[kind].element.append(words);
     scrollToEnd();
   }
 
   type(text) {
     this.channel.send(JSON.stringify({ type: "text", text }));
     addLine("You", "you").append(text);
-    this.line = null;
+    this.lines = {};
     scrollToEnd();
   }
 
