@@ -62,8 +62,8 @@ def without_gradient() -> Iterator[None]:
     torch.clear_autocast_cache()
 
 
-def predict(streamer: StreamerModel, noisy: Latents, sigma: Tensor, given: Given) -> tuple[Tensor, Latents]:
-    """One parallel pass over all units and copies: language logits and velocities."""
+def predict(streamer: StreamerModel, noisy: Latents, sigma: Tensor, given: Given) -> tuple[StreamerOutput, Latents]:
+    """One parallel pass over all units and copies: its output, and the velocities by name."""
     output = streamer(
         given.history,
         noisy["audio"],
@@ -73,7 +73,7 @@ def predict(streamer: StreamerModel, noisy: Latents, sigma: Tensor, given: Given
         given.clock_offset,
         reference=given.reference,
     )
-    return output.logits, {"audio": output.audio_velocity, "video": output.video_velocity}
+    return output, {"audio": output.audio_velocity, "video": output.video_velocity}
 
 
 def clean_samples(noisy: Latents, velocities: Latents, sigma: Tensor) -> Latents:
@@ -216,30 +216,38 @@ class Distillation(lightning.LightningModule):
         h = self.teacher.stage2.hparams
         return {"audio": h.audio_weight, "video": 0.0 if batch.video_latents is None else h.video_weight}
 
-    def text_loss(self, logits: Tensor, clean: UnitStreams, batch: DuplexBatch) -> WeightedMean:
-        """Stage 2's cross-entropy of the agent's words."""
-        h, config = self.teacher.stage2.hparams, self.streamer.config
-        terms = streamer_loss(StreamerOutput(logits), clean, config=config, pad_weight=h.pad_weight, valid=batch.valid)
-        return terms["text"].scaled(h.text_weight)
+    def language_terms(self, output: StreamerOutput, clean: UnitStreams, batch: DuplexBatch) -> dict[str, WeightedMean]:
+        """Stage 2's cross-entropy of the agent's words, and of the user's where the model writes them down."""
+        h = self.teacher.stage2.hparams
+        terms = streamer_loss(
+            replace(output, audio_velocity=None, video_velocity=None),
+            clean,
+            config=self.streamer.config,
+            pad_weight=h.pad_weight,
+            valid=batch.valid,
+            heard=batch.user_heard,
+            heard_weight=h.heard_weight,
+        )
+        return terms | {"text": terms["text"].scaled(h.text_weight)}
 
     def losses(self, batch: DuplexBatch) -> dict[str, WeightedMean]:
         """The phase's losses on a batch with latents."""
         raise NotImplementedError
 
-    def language_loss(self, batch: DuplexBatch) -> WeightedMean:
+    def language_losses(self, batch: DuplexBatch) -> dict[str, WeightedMean]:
         """Stage 2's cross-entropy on a batch of language alone: what was learned there is not forgotten here."""
         clean = self.teacher.perceive(batch)
         offset = self.given(batch, clean).clock_offset
         output = self.streamer(clean, prompt_ids=batch.prompt_ids, clock_offset=offset)
-        return self.text_loss(output.logits, clean, batch)
+        return self.language_terms(output, clean, batch)
 
     def training_step(self, batch: DuplexBatch, batch_index: int) -> Tensor:
-        terms = {"text": self.language_loss(batch)} if batch.audio_latents is None else self.losses(batch)
+        terms = self.language_losses(batch) if batch.audio_latents is None else self.losses(batch)
         return log_training(self, batch, terms)
 
     def validation_step(self, batch: DuplexBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """RMS between endpoints of student and teacher from the same noise on the data's history, and the words."""
-        terms = {"text": self.language_loss(batch)} if batch.audio_latents is None else self.gaps(batch, batch_index)
+        terms = self.language_losses(batch) if batch.audio_latents is None else self.gaps(batch, batch_index)
         task = self.hparams.validation_names[dataloader_idx]
         log_validation(self, {f"val/{task}_{name}": term for name, term in terms.items()})
 
@@ -256,8 +264,8 @@ class Distillation(lightning.LightningModule):
             if weight:
                 square = valid_mean((reached[name] - expected[name]).square(), batch.valid)
                 terms[f"{name}_gap"] = WeightedMean(square.mean().sqrt() * square.weight, square.weight)
-        logits, _ = predict(self.streamer, noise, torch.ones(noise["audio"].shape[:3], device=self.device), given)
-        return terms | {"text": self.text_loss(logits, clean, batch)}
+        output, _ = predict(self.streamer, noise, torch.ones(noise["audio"].shape[:3], device=self.device), given)
+        return terms | self.language_terms(output, clean, batch)
 
 
 class TrajectoryDistillation(Distillation):
@@ -278,14 +286,14 @@ class TrajectoryDistillation(Distillation):
         levels = self.noise_levels()
         sigma, size = (of.repeat_interleave(h.num_copies)[:, None] for of in (levels[:-1], levels[:-1] - levels[1:]))
         sigma, size = sigma.expand(len(batch.state), -1, batch.state.shape[1]), size[..., None, None]
-        logits, velocities = predict(self.streamer, noisy, sigma, given)
+        output, velocities = predict(self.streamer, noisy, sigma, given)
         reached = FlowMatchScheduler.euler_step(noisy, velocities, size, 0.0)
         terms = {
             # A step covers a part of the way: scaled to the error of a whole one.
             name: valid_mean(((reached[name] - target[name]) / size).square(), batch.valid).scaled(weight)
             for name, weight in self.weights(batch).items()
         }
-        return terms | {"text": self.text_loss(logits, clean, batch)}
+        return terms | self.language_terms(output, clean, batch)
 
 
 class Rollout(NamedTuple):
@@ -389,9 +397,9 @@ class SelfForcing(Distillation):
         noisy = {name: z[rows, step][:, None] for name, z in rollout.inputs.items()}
         levels = self.noise_levels()[step]
         sigma = levels[:, None, None].expand(-1, 1, batch.state.shape[1])
-        logits, velocities = predict(self.streamer, noisy, sigma, given)
+        output, velocities = predict(self.streamer, noisy, sigma, given)
         terms = self.match(clean_samples(noisy, velocities, sigma), given, batch)
-        return terms | {"text": self.text_loss(logits, clean, batch)}
+        return terms | self.language_terms(output, clean, batch)
 
     def match(self, samples: Latents, given: Given, batch: DuplexBatch) -> dict[str, WeightedMean]:
         """Losses of student and fake score on samples (B, 1, K, tokens, dim) that were made from `given`."""
