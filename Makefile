@@ -7,7 +7,7 @@ PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core pac
 export OMP_WAIT_POLICY ?= passive
 CHECKPOINT ?= wan-streamer-tiny
 
-.PHONY: help setup setup-world setup-voices setup-browser demo live eval bench soak test test-slow mutations lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world setup-voices setup-face setup-browser demo live eval bench soak test test-slow mutations lint wheels check-wheels train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -30,6 +30,13 @@ setup-voices: setup-world ## natural voices for the world's users (93 MB, for tr
 	@command -v npm >/dev/null || examples/duplex_world/install_debian_packages.sh npm
 	@cache="$${WAN_STREAMER_CACHE:-$$HOME/.cache/wan-streamer}" && mkdir -p "$$cache" && \
 	    { test -e "$$cache/kokoro-js-1.2.1.tgz" || npm pack --silent --pack-destination "$$cache" kokoro-js@1.2.1; }
+
+setup-face: ## packages of npm for `wan-streamer eval --face landmarks` (331 MB); its tests are skipped without them
+	@command -v npm >/dev/null || examples/duplex_world/install_debian_packages.sh npm || true
+	@folder="$${WAN_STREAMER_CACHE:-$$HOME/.cache/wan-streamer}/face-api" && mkdir -p "$$folder" && \
+	    { test -e "$$folder/node_modules/.package-lock.json" || npm install --silent --no-audit --no-fund --ignore-scripts \
+	    --prefix "$$folder" @vladmandic/face-api@1.7.15 @tensorflow/tfjs@4.22.0 @tensorflow/tfjs-backend-wasm@4.22.0; } || \
+	    echo "without node and its packages the face judge does not work, and its tests are skipped" >&2
 
 setup-browser: ## Debian's Chromium and Firefox for the tests of the page, which are skipped without them
 	@(command -v chromium && command -v firefox-esr) >/dev/null || \
@@ -55,7 +62,7 @@ bench: setup-world ## every aim as a measured row; writes bench/ (BENCH="core_pa
 soak: setup-world ## an hour of conversation: does the last minute differ from the second? writes bench/
 	$(BIN)/python benchmarks/run.py one_hour
 
-test: setup-world setup-browser ## every test: two files at a time, then those that want the machine to themselves
+test: setup-world setup-browser setup-face ## every test: two files at a time, then those that want the machine to themselves
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow"
 	$(BIN)/python -m pytest -q -m alone
 

@@ -3,7 +3,7 @@
 All of it is synthetic: espeak-ng users, one neural agent voice, drawn faces. Numbers measured in it must say so.
 """
 
-from .agent_voice import AgentVoice, Rendition, cache_folder
+from .agent_voice import AgentVoice, Rendition
 from .clock import FRAME_RATE, FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT, UNIT_MS
 from .dyad import Dyad, build_dyad
 from .espeak import speak
@@ -40,7 +40,6 @@ __all__ = [
     "agent_phrases",
     "arpabet_viseme",
     "build_dyad",
-    "cache_folder",
     "espeak_viseme",
     "face_box",
     "mouth_box",

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from streamer_pipeline.cache_folder import cache_folder
 
 from .clock import SAMPLE_RATE
 from .grammar import agent_phrases
@@ -21,13 +22,6 @@ from .phonemes import PhonemeSpan
 
 _PEAK = 0.42
 _FORMAT = "1"
-
-
-def cache_folder() -> Path:
-    """Folder of everything this package derives or downloads: `$WAN_STREAMER_CACHE`, else `~/.cache/wan-streamer`."""
-    folder = Path(os.environ.get("WAN_STREAMER_CACHE") or "~/.cache/wan-streamer").expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-
-from .agent_voice import cache_folder
+from streamer_pipeline.cache_folder import cache_folder
 
 VOICES_ARCHIVE = "kokoro-js-1.2.1.tgz"
 _BAD = ["bf_alice", "jf_alpha", "zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zf_xiaoyi", "zm_yunxia"]  # hardly understood

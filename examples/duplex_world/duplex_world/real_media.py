@@ -18,8 +18,8 @@ import av
 import cv2
 import numpy as np
 from scipy.signal import resample_poly
+from streamer_pipeline.cache_folder import cache_folder
 
-from .agent_voice import cache_folder
 from .clock import FRAME_RATE, SAMPLE_RATE
 
 PROMPT_FOLDERS = {

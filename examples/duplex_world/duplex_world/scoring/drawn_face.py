@@ -5,7 +5,7 @@ and brows. How well they follow the truth is measured by `agreement` on recordin
 """
 
 import numpy as np
-from streamer_pipeline.evaluation.face import FaceTracks, at_size, motion
+from streamer_pipeline.evaluation.face import FaceTracks, at_size, motion, without_gaps
 from streamer_pipeline.evaluation.statistics import correlation
 from torch import Tensor
 
@@ -89,6 +89,8 @@ def _middle(weights: np.ndarray, rows: np.ndarray, otherwise: np.ndarray) -> np.
 
 
 def agreement(face: FaceTracks, drawn: dict[str, list[float]]) -> dict[str, float]:
-    """r of the measured with the drawn truth, for judging the judge: mouth opening, and open eyes, where they move."""
+    """r of the measured with the drawn truth, for judging the judge: mouth opening, and open eyes, where they move and
+    are measured."""
     truths = {"mouth": np.array(drawn["mouth_open"]), "eyes": -np.array(drawn["blink"])}
-    return {name: correlation(getattr(face, name), truth) for name, truth in truths.items() if truth.std() > _STILL}
+    tracks = {name: without_gaps(getattr(face, name)) for name, truth in truths.items() if truth.std() > _STILL}
+    return {name: correlation(track, truths[name]) for name, track in tracks.items() if track is not None}

@@ -48,7 +48,8 @@ def evaluate(
         str | None, typer.Option(metavar="MODULE:NAME", help="rows that the data set brings of its own")
     ] = None,
     face: Annotated[
-        str | None, typer.Option(metavar="MODULE:NAME", help="who finds mouth, eyes and brows in the agent's picture")
+        str | None,
+        typer.Option(help="who finds mouth, brows and identity in the agent's picture: landmarks, or module:name"),
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="another checkpoint to compare with")] = None,
     teacher_steps: Annotated[int | None, typer.Option(min=1, help="compare with so many solver steps")] = None,

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from streamer_core import StreamerTokenizer, unpack_video
 from torch import Tensor, nn
 
+from ..cache_folder import cache_folder
 from ..clock import FRAMES_PER_UNIT, SAMPLES_PER_UNIT
 from ..pipeline import StreamerPipeline
 from ..units import UserUnit
@@ -36,7 +37,7 @@ _PLAIN = str.maketrans("", "", string.punctuation.replace("'", ""))
 
 def default_cache() -> Path:
     """Where encoded dyads lie unless a run says otherwise."""
-    return Path(os.environ.get("WAN_STREAMER_CACHE", Path.home() / ".cache" / "wan-streamer")) / "encoded"
+    return cache_folder() / "encoded"
 
 
 class DyadEncoder:

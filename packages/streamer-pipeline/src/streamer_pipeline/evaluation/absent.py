@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from .dialogue import spoken_runs
-from .face import FaceMeter, PictureMeter
+from .face import FaceTracks, is_there
 from .recorded_conversation import RecordedConversation
 
 _NEEDS_BOTH_SIDES = ("dialogue.taken", "dialogue.latency_median", "dialogue.latency_p90", "dialogue.pause_taken")
-_NEEDS_A_FACE = ("lips.in_step", "lips.zero_lag", "listening.brows", "idle.blinks")
+_READ_FROM_THE_FACE = {
+    "lips.in_step": "mouth",
+    "lips.zero_lag": "mouth",
+    "listening.brows": "brows",
+    "idle.blinks": "eyes",
+    "face.found": "found",
+    "face.kept": "identity",
+    "face.recorded": "identity",
+    "endurance.identity": "identity",
+}
+_NAMES = {
+    "mouth": "the mouth",
+    "brows": "the brows",
+    "eyes": "the eyes",
+    "found": "a face",
+    "identity": "whose face it is",
+}
 
 
-def why_absent(key: str, references: list[RecordedConversation], is_heard: bool, meter: FaceMeter) -> str:
+def why_absent(key: str, references: list[RecordedConversation], is_heard: bool, faces: list[FaceTracks]) -> str:
     """The reason, to follow "not measured, for".
 
     Args:
-        references: the recorded agents. is_heard: whether a recogniser listens. meter: who reads the agent's face.
+        references: the recorded agents. is_heard: whether a recogniser listens. faces: of the agent.
     """
     group = key.partition(".")[0]
+    name = _READ_FROM_THE_FACE.get(key)
+    tracks = [track for face in faces if name and (track := getattr(face, name)) is not None]
     reasons = (
         (key == "speech.wer" and not is_heard, "nobody listens: name somebody with --recogniser"),
         (
@@ -28,10 +46,17 @@ def why_absent(key: str, references: list[RecordedConversation], is_heard: bool,
             "the data set has no words of the recorded agent with times",
         ),
         (
-            key in _NEEDS_A_FACE and isinstance(meter, PictureMeter),
-            "nobody finds mouth, eyes and brows in the picture: name somebody with --face or --rows",
+            name is not None and not tracks,
+            f"nobody reads {_NAMES.get(name or '')} in the picture: name somebody with --face or --rows",
         ),
-        (group == "idle" and all(c.face is None for c in references), "the recorded agent was not filmed"),
+        (
+            name is not None and not any(is_there(track) for track in tracks),
+            "no conversation of the agent shows a face in nine of ten frames",
+        ),
+        (
+            group in ("idle", "face") and all(c.face is None for c in references),
+            "the recorded agent was not filmed",
+        ),
         (group == "endurance", "the long session has fewer than two minutes (--minutes), or nothing to measure"),
         (
             group == "media",

@@ -10,7 +10,8 @@ from rich.console import Console
 from ..data.dyads import read_dataset_info, read_dyads
 from ..hub.placement import find_place, load_pipeline
 from .evaluator import Evaluator, Options
-from .recognisers import find_object, find_recogniser
+from .landmarks import find_face_meter
+from .recognisers import find_recogniser
 from .report import print_results, write_results
 from .row_set import make_row_set
 from .scorecard import ScoreCard
@@ -37,7 +38,7 @@ def evaluate(
         checkpoint: folder, hub id or bundled name. dataset: folder or hub id of stored dyads.
         teacher: a checkpoint to compare with; None with `teacher_steps` compares with more steps of the same.
         rows: of the data set's own, as `make_row_set` takes them. recogniser: as `find_recogniser` takes it.
-        face: `module:name` of a callable that makes a `FaceMeter`.
+        face: as `find_face_meter` takes it.
         device, dtype: of both, as `load_pipeline` takes them.
 
     Raises:
@@ -48,7 +49,7 @@ def evaluate(
     info = read_dataset_info(dataset)
     row_set = None if rows is None else make_row_set(rows, info)
     listener = None if recogniser is None else find_recogniser(recogniser, device)
-    face_meter = None if face is None else find_object(face)()
+    face_meter = None if face is None else find_face_meter(face)
     pipeline = load_pipeline(checkpoint, device, dtype)
     evaluator = Evaluator(partial(read_dyads, dataset, split), info, options, console, row_set, listener, face_meter)
     evaluator.agent(pipeline)

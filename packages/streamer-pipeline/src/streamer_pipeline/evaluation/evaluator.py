@@ -19,6 +19,7 @@ from .dialogue import dialogue_scores
 from .endurance import as_records, endurance_scores, live_on, mean_silent_face
 from .face import FaceMeter, PictureMeter
 from .fidelity import Fidelity
+from .identity import identity_scores
 from .lips import lip_scores
 from .liveliness import idle_scores, listening_scores
 from .recognisers import Recogniser
@@ -75,7 +76,7 @@ class Evaluator:
         info: the data set's `dataset_info.json`.
         row_set: what the data set brings of its own.
         recogniser: writes down what the agent's sound says; without one there is no word error rate.
-        face_meter: reads the agent's face, where `row_set` does not.
+        face_meter: reads the agent's face, instead of the row set's.
 
     Raises:
         ValueError: the test set is empty.
@@ -93,7 +94,7 @@ class Evaluator:
     ) -> None:
         self._all, self._options, self._console = dyads, options, console
         self._row_set, self._recogniser = row_set, recogniser
-        self._meter = (row_set and row_set.face_meter) or face_meter or PictureMeter()
+        self._meter = face_meter or (row_set and row_set.face_meter) or PictureMeter()
         self._unseen = black(*info.get("size", (HEIGHT, WIDTH)))
         self._num_dyads: int | None = None  # known once all have been read
         recorded = self._track("recordings", self._dyads(), None)
@@ -120,6 +121,7 @@ class Evaluator:
         if any(c.face is not None for c in conversations):
             scores |= lip_scores(conversations) | listening_scores(conversations)
             scores |= idle_scores(conversations, self._references)
+            scores |= identity_scores(conversations, self._references)
         if self._row_set is not None:
             scores |= self._row_set.scores(column, conversations)
             if by_scenario := self._row_set.by_scenario(conversations):
@@ -187,7 +189,8 @@ class Evaluator:
         if self._row_set is not None:
             self.card.columns["agent"] |= self._row_set.across(self.card.columns)
         for row in ROWS:
-            reason = why_absent(row.key, self._references, self._recogniser is not None, self._meter)
+            faces = [c.face for c in self._conversations["agent"] if c.face is not None]
+            reason = why_absent(row.key, self._references, self._recogniser is not None, faces)
             self.card.say_why_absent([row.key], reason)
         return self.card
 

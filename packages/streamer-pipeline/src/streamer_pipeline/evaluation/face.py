@@ -12,34 +12,52 @@ from torch import Tensor
 
 from ..clock import HEIGHT, WIDTH
 
+_FACE_SHARE = 0.9  # of the frames: with a face in fewer of them nothing is said of the face
+
 
 @dataclass(frozen=True, eq=False)
 class FaceTracks:
-    """Tracks (T,) at 25 fps; None where the meter does not measure it.
+    """Tracks (T,) at 25 fps; None where the meter does not measure it, NaN in frames where it finds no face.
 
     motion: mean change of the pixels since the frame before (0..1). mouth: how far the mouth is open, and eyes: how far
-    the eyes are, both in any unit. brows: how high the brows are above the eyes.
+    the eyes are, both in any unit. brows: how high the brows are above the eyes. found: whether there is a face.
+    identity: (T, D), whose face it is: the nearer, the more alike.
     """
 
     motion: np.ndarray
     mouth: np.ndarray | None = None
     eyes: np.ndarray | None = None
     brows: np.ndarray | None = None
+    found: np.ndarray | None = None
+    identity: np.ndarray | None = None
 
     def delayed(self, num_frames: int) -> FaceTracks:
         """The same face, later: the first frame is held."""
-        return self._each(lambda x: np.concatenate([np.repeat(x[:1], num_frames), x])[: len(x)])
+        return self._each(lambda x: np.concatenate([np.repeat(x[:1], num_frames, axis=0), x])[: len(x)])
 
     @classmethod
     def joined(cls, pieces: list[FaceTracks], num_frames: int) -> FaceTracks:
         """Consecutive pieces, cut or held at their end to `num_frames`."""
         known = [name for name, track in vars(pieces[0]).items() if track is not None]
         whole = cls(**{name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in known})
-        return whole._each(lambda x: np.pad(x, (0, max(0, num_frames - len(x))), "edge")[:num_frames])
+        return whole._each(lambda x: np.concatenate([x, np.repeat(x[-1:], num_frames, axis=0)])[:num_frames])
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> FaceTracks:
         changed: dict[str, Any] = {name: None if x is None else change(x) for name, x in vars(self).items()}
         return FaceTracks(**changed)
+
+
+def is_there(track: np.ndarray) -> bool:
+    """Whether a track (T,) or (T, D) is known in nine of ten frames."""
+    return bool(np.mean(~np.isnan(track.reshape(len(track), -1)[:, 0])) >= _FACE_SHARE)
+
+
+def without_gaps(track: np.ndarray | None) -> np.ndarray | None:
+    """A track (T,) with its gaps filled in between their neighbours; None where the face is not there."""
+    if track is None or not is_there(track):
+        return None
+    frames, known = np.arange(len(track)), ~np.isnan(track)
+    return np.interp(frames, frames[known], track[known])
 
 
 class FaceMeter(Protocol):

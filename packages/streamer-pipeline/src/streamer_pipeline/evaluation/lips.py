@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..units import FRAME_RATE
+from .face import without_gaps
 from .recorded_conversation import RecordedConversation
 from .sound import PIECE_MS, active_pieces, decibels, levels
 from .statistics import Score, lagged_correlations, mean, rate
@@ -36,8 +37,9 @@ def energy(wave: np.ndarray) -> np.ndarray:
 
 
 def lip_sync(conversation: RecordedConversation) -> LipSync | None:
-    """None where there is too little speech, or nobody looked at the mouth."""
-    if conversation.face is None or conversation.face.mouth is None:
+    """None where there is too little speech, or no mouth to be seen."""
+    mouth = None if conversation.face is None else without_gaps(conversation.face.mouth)
+    if mouth is None:
         return None
     active = active_pieces(conversation.wave)
     speech = active[: len(active) // _PIECES_PER_FRAME * _PIECES_PER_FRAME].reshape(-1, _PIECES_PER_FRAME).any(1)
@@ -45,8 +47,7 @@ def lip_sync(conversation: RecordedConversation) -> LipSync | None:
         return None
     where = np.flatnonzero(speech)
     near = slice(max(0, where[0] - _AROUND_SPEECH), where[-1] + 1 + _AROUND_SPEECH)
-    sound, mouth = energy(conversation.wave)[near], conversation.face.mouth[near]
-    by_lag = lagged_correlations(sound, mouth, range(-MAX_LAG, MAX_LAG + 1))
+    by_lag = lagged_correlations(energy(conversation.wave)[near], mouth[near], range(-MAX_LAG, MAX_LAG + 1))
     return LipSync(int(by_lag.argmax()) - MAX_LAG, float(by_lag[MAX_LAG]))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..clock import FRAME_RATE, FRAMES_PER_UNIT
 from .dialogue import spoken_runs
+from .face import without_gaps
 from .recorded_conversation import RecordedConversation
 from .sound import PIECES_PER_UNIT, active_pieces
 from .statistics import Score, reaction_p_value
@@ -20,7 +21,7 @@ def listening_scores(conversations: list[RecordedConversation]) -> dict[str, Sco
     """p-values of brows that follow the user's speech, and of motion that follows its end (a nod)."""
     seen = [(c.face, user_speech(c)) for c in conversations if c.face is not None]
     heard = [(face, speech) for face, speech in seen if speech.any()]
-    browed = [(face.brows, speech) for face, speech in heard if face.brows is not None]
+    browed = [(brows, speech) for face, speech in heard if (brows := without_gaps(face.brows)) is not None]
     ends = [np.maximum(0, -np.diff(speech, append=0)) for _, speech in heard]
     return {
         "listening.brows": reaction_p_value(
@@ -49,7 +50,8 @@ def idle_scores(conversations: list[RecordedConversation], references: list[Reco
     recorded = {c.key: c.face for c in references if c.face is not None}
     pairs = [(c, recorded[c.key]) for c in conversations if c.face is not None and c.key in recorded]
     faces = [(c.face, original) for c, original in pairs if c.face is not None]
-    eyes = [(f.eyes, original.eyes) for f, original in faces if f.eyes is not None and original.eyes is not None]
+    tracks = [(without_gaps(f.eyes), without_gaps(original.eyes)) for f, original in faces]
+    eyes = [(mine, original) for mine, original in tracks if mine is not None and original is not None]
     originals = {c.key: c for c in references}
     quiet = _quiet_motion([c for c, _ in pairs]), _quiet_motion([originals[c.key] for c, _ in pairs])
     return {
