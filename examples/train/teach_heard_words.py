@@ -2,62 +2,108 @@
 
     python examples/train/prepare_dyads.py --natural-phrasings --out runs/heard/dyads --num-dyads 800 \\
         --tokenizer runs/wan-streamer-tiny/tokenizer
-    python examples/train/teach_heard_words.py --dyads runs/heard/dyads --run runs/heard
+    python examples/train/teach_heard_words.py --dyads runs/heard/dyads --out runs/heard
 
-A head on what the context pass computes anyway learns to say which words were heard; ears, eyes and Transformer stay
-as they are, so that everything else the agent does is the same, bit for bit. Looks are taken in once. Run it again
-with the same `--run` to continue. Writes `<run>/streamer`.
+A head on what the context pass computes anyway learns to say which words were heard. Ears, eyes and Transformer stay
+as they are, so everything else that the agent does is the same, bit for bit, and they need to compute each batch only
+once: the head then learns from what they gave, in many rounds. Writes `<out>/streamer`.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import typer
-from causal_vae.training import build_trainer, fit
-from duplex_world.hearing import Heard, HeardWordsTraining, WatchedDyads
+from duplex_world.hearing import EarTraining, Heard, WatchedDyads
+from rich.progress import track
+from streamer_core import StreamerModel
 from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.data.tasks import Mixture
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-VALIDATION_BATCHES = 8
+PAD_WEIGHT = 0.3  # of units in which no word ended, as in all training
+ROWS = 4096  # units of a step
+
+
+class Lessons(NamedTuple):
+    """hidden (N, D): what the context pass gives in a unit. words (N, slots): the user's words by then."""
+
+    hidden: Tensor
+    words: Tensor
+
+
+@torch.no_grad()
+def computed(training: EarTraining, batches: Heard, num_batches: int) -> Lessons:
+    """All units that count of some batches, as the frozen parts give them to the head."""
+    found: list[Lessons] = []
+    kept: list[Tensor] = []
+    hook = training.streamer.heard_out.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    for step in track(range(num_batches), "listening"):
+        batch = batches[step, 0]
+        training.losses(batch)
+        found.append(Lessons(kept.pop()[batch.valid], batch.user_heard[batch.valid]))
+    hook.remove()
+    return Lessons(*map(torch.cat, zip(*found, strict=True)))
+
+
+def loss(model: StreamerModel, lessons: Lessons) -> Tensor:
+    """Cross-entropy of the user's words; what is silent weighs less."""
+    entropy = F.cross_entropy(
+        model.heard_logits(lessons.hidden).flatten(0, 1), lessons.words.flatten(), reduction="none"
+    )
+    weight = torch.where(lessons.words.flatten() == model.config.pad_token_id, PAD_WEIGHT, 1.0)
+    return (entropy * weight).sum() / weight.sum()
+
+
+@torch.no_grad()
+def right(model: StreamerModel, lessons: Lessons) -> tuple[float, float]:
+    """Shares: of the words those that are written in their slot, of the silent slots those in which a word is."""
+    heard, pad = model.heard_logits(lessons.hidden).argmax(-1), model.config.pad_token_id
+    spoken = lessons.words != pad
+    return float((heard == lessons.words)[spoken].float().mean()), float((heard != pad)[~spoken].float().mean())
 
 
 def main(
     dyads: Annotated[Path, typer.Option(help="of prepare_dyads.py, with this checkpoint's tokenizer")],
-    run: Annotated[Path, typer.Option(help="folder of this run")] = Path("runs/heard"),
+    out: Annotated[Path, typer.Option(help="where the Transformer with its head goes")] = Path("runs/heard"),
     checkpoint: Annotated[str, typer.Option(help="the agent: folder, hub id or bundled name")] = "wan-streamer-tiny",
     val_dyads: Annotated[Path | None, typer.Option(help="of the validation split")] = None,
-    max_steps: int = 1500,
-    batch_size: int = 8,
+    num_batches: Annotated[int, typer.Option(help="of 8 windows, each heard by microphones of its own")] = 240,
+    max_steps: Annotated[int, typer.Option(help="of the head")] = 2000,
     learning_rate: float = 2e-3,
-    validate_every: int = 200,
-    precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "32-true",
     num_threads: int = 1,
 ) -> None:
     torch.set_num_threads(num_threads)
     torch.manual_seed(0)
     pipeline = StreamerPipeline.from_pretrained(checkpoint)
-    parts = [part.float().requires_grad_(False) for part in (pipeline.streamer, pipeline.audio_encoder)]
-    eyes, config = pipeline.video_encoder.float().requires_grad_(False), pipeline.streamer.config
-    pipeline.streamer.add_heard_words()
-    shape = {
-        "num_units": 48,
-        "batch_size": batch_size // 2,  # of a media batch; those of language have twice as many rows
-        "response_delay": config.response_delay,
-        "user_text_slots": config.user_text_slots,
-        "mixture": Mixture({"words": 1.0}),
-    }
-    validation = None
+    model, ears, eyes = pipeline.streamer, pipeline.audio_encoder, pipeline.video_encoder
+    for part in (model, ears, eyes):
+        part.float().requires_grad_(False)
+    model.add_heard_words()
+    model.heard_out.requires_grad_(True)
+    training = EarTraining(model, ears, eyes, learning_rate, max_steps)
+    slots = {"response_delay": model.config.response_delay, "user_text_slots": model.config.user_text_slots}
+    shape = {"num_units": 48, "batch_size": 4, "mixture": Mixture({"words": 1.0}), **slots}
+    lessons = computed(training, Heard(WatchedDyads(dyads, eyes), pipeline.tokenizer, **shape), num_batches)
+    unseen = None
     if val_dyads:
-        unseen = Heard(WatchedDyads(val_dyads, eyes), pipeline.tokenizer, vary=False, **shape)
-        validation = DataLoader([unseen[step, 0] for step in range(VALIDATION_BATCHES)], batch_size=None)
-    seen = Heard(WatchedDyads(dyads, eyes), pipeline.tokenizer, **shape)
-    training = HeardWordsTraining(*parts, eyes, learning_rate, max_steps, validation_names=("words",))
-    trainer = build_trainer(run, max_steps, validate_every if validation else None, precision=precision)
-    fit(trainer, run, training, seen, validation)
-    pipeline.streamer.save_pretrained(run / "streamer")
-    typer.echo(f"saved {run / 'streamer'}")
+        heard = Heard(WatchedDyads(val_dyads, eyes), pipeline.tokenizer, vary=False, **shape)
+        unseen = computed(training, heard, 8)
+    optimizer = torch.optim.AdamW(model.heard_out.parameters(), learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_steps)
+    for step in range(1, max_steps + 1):
+        rows = torch.randint(len(lessons.hidden), (ROWS,))
+        optimizer.zero_grad()
+        loss(model, Lessons(lessons.hidden[rows], lessons.words[rows])).backward()
+        optimizer.step()
+        schedule.step()
+        if step % (max_steps // 10 or 1) == 0:
+            told = {"train": lessons} | ({"unseen": unseen} if unseen else {})
+            shares = {name: "{:.1%} right, {:.1%} false".format(*right(model, each)) for name, each in told.items()}
+            typer.echo(f"step {step}: " + "; ".join(f"{name} {text}" for name, text in shares.items()))
+    model.save_pretrained(out / "streamer")
+    typer.echo(f"saved {out / 'streamer'}")
 
 
 if __name__ == "__main__":

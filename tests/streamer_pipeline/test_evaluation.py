@@ -200,6 +200,10 @@ def test_other_peoples_recordings_are_scored_and_what_is_missing_is_said(tmp_pat
     assert (taken["value"], taken["high"], taken["n"]) == (1, 1, 1) and taken["low"] == pytest.approx(0.2065, abs=1e-3)
     assert rows["dialogue.taken"]["silent"]["value"] == 0 and rows["dialogue.taken"]["agent"]["n"] == 1
     assert rows["speech.wer"]["recordings"]["n"] == 2 * len(AGENT)
+    hearing = rows["hearing.wer"]  # of the one user whose words are known: the recogniser's, and the agent's own
+    assert hearing.keys() >= {"recordings", "agent"} and hearing["agent"]["n"] == len(USER)
+    words = plain_words(" ".join(word for word, *_ in USER)).split()
+    assert hearing["recordings"]["value"] == pytest.approx(1 - ("hello" in words) / len(words))
     assert rows["dialogue.taken"].keys() >= {"muted", "shuffled user", "hears itself", "separate"}
     assert card["absent"].keys() >= {"lips.in_step", "idle.motion", "endurance.level", "media.psnr"}
     assert "the recorded agent was not filmed" in card["absent"]["idle.motion"]

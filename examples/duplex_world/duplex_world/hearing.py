@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from causal_codec import CausalVideoEncoder
 from causal_vae.training import adamw_with_cosine
-from streamer_core import StreamerModel, StreamerTokenizer, UnitStreams
+from streamer_core import StreamerTokenizer, UnitStreams
 from streamer_pipeline.data.duplex_batch import DuplexBatch
 from streamer_pipeline.data.tasks import TASKS, Mixture, Tensors
 from streamer_pipeline.data.windows import Conversations
@@ -80,26 +80,14 @@ class Heard(Conversations):
         return frames.float()
 
 
-class WatchedTraining(DuplexTraining):
-    """`user_frames` of a batch are video tokens (B, tokens, K, dim)."""
+class EarTraining(DuplexTraining):
+    """Only the audio encoder learns; `user_frames` of a batch are video tokens (B, tokens, K, dim)."""
 
     def streams(self, batch: DuplexBatch) -> UnitStreams:
         tokens, _ = self.audio_encoder(batch.user_audio)
         tokens = tokens.unflatten(1, (batch.state.shape[1], -1))
         seen = batch.user_frames.transpose(1, 2)
         return UnitStreams(batch.user_text, tokens, seen, batch.state, batch.agent_text, None, None)
-
-
-class HeardWordsTraining(WatchedTraining):
-    """Only the head that writes down the user's words learns."""
-
-    def __init__(self, streamer: StreamerModel, *args: object, **options: object) -> None:
-        streamer.requires_grad_(False).heard_out.requires_grad_(True)
-        super().__init__(streamer, *args, text_weight=0.0, heard_weight=1.0, **options)
-
-
-class EarTraining(WatchedTraining):
-    """Only the audio encoder learns."""
 
     def configure_optimizers(self) -> dict:
         h = self.hparams

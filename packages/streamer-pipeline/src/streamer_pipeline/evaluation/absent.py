@@ -5,6 +5,7 @@ from __future__ import annotations
 from .dialogue import spoken_runs
 from .face import FaceTracks, is_there
 from .recorded_conversation import RecordedConversation
+from .speech import said_by_user
 
 _NEEDS_BOTH_SIDES = ("dialogue.taken", "dialogue.latency_median", "dialogue.latency_p90", "dialogue.pause_taken")
 _READ_FROM_THE_FACE = {
@@ -37,6 +38,14 @@ def why_absent(key: str, references: list[RecordedConversation], is_heard: bool,
     tracks = [track for face in faces if name and (track := getattr(face, name)) is not None]
     reasons = (
         (key == "speech.wer" and not is_heard, "nobody listens: name somebody with --recogniser"),
+        (
+            key == "hearing.wer" and any(said_by_user(c) for c in references),
+            "the agent does not write down what it hears: its checkpoint was not trained to (hears_words)",
+        ),
+        (
+            key == "hearing.wer",
+            "the data set has no words of the user",
+        ),
         (
             group in ("dialogue", "listening") and not any(spoken_runs(c.labels, "user") for c in references),
             "the data set has no words of the user with times",

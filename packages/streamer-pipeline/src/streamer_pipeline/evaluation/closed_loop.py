@@ -161,6 +161,7 @@ class _Conversation:
         self._num_left = dyad.num_units - self._delay  # what would play after the end is not asked for
         self._heard: list[np.ndarray] = [np.zeros(self._delay * SAMPLES_PER_UNIT, np.float32)]
         self._texts: list[str] = [""] * self._delay
+        self._user_words: list[str] | None = [] if pipeline.streamer.config.hears_words else None
         self._faces: list[FaceTracks] = []
         self._last_frame: Tensor | None = None
 
@@ -176,6 +177,8 @@ class _Conversation:
         self._num_left -= 1
         self._heard.append(unit.audio[0].numpy())
         self._texts.append(unit.text)
+        if self._user_words is not None:
+            self._user_words.append(unit.heard)
         if self._loop is not None:
             self._loop.play(unit.audio)
         if self._meter is not None:
@@ -188,7 +191,8 @@ class _Conversation:
             num_frames = FRAMES_PER_UNIT * (len(self._texts) - self._delay)
             held = FaceTracks.joined(self._faces, num_frames + FRAMES_PER_UNIT * self._delay)
             face = held.delayed(FRAMES_PER_UNIT * self._delay)
-        return RecordedConversation(self._key, self._labels, np.concatenate(self._heard), self._texts, face)
+        wave = np.concatenate(self._heard)
+        return RecordedConversation(self._key, self._labels, wave, self._texts, face, self._user_words)
 
 
 def open_session(

@@ -27,7 +27,7 @@ from .recorded_conversation import RecordedConversation, reference, silent
 from .row_set import Control, RowSet
 from .rows import ROWS
 from .scorecard import ScoreCard, Scores
-from .speech import level_scores, word_error_rate
+from .speech import hearing_scores, level_scores, understood, word_error_rate
 from .statistics import Score
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Evaluator:
         self._unseen = black(*info.get("size", (HEIGHT, WIDTH)))
         self._num_dyads: int | None = None  # known once all have been read
         recorded = self._track("recordings", self._dyads(), None)
-        self._references = [reference(dyad, self._meter) for dyad in recorded]
+        self._references = [self._reference(dyad) for dyad in recorded]
         self._num_dyads = len(self._references)
         if not self._references:
             raise ValueError("the test set is empty: check its folder and split")
@@ -114,8 +114,15 @@ class Evaluator:
     def _dyads(self) -> Iterator[StoredDyad]:
         return select(self._all(), self._options.per_scenario, self._num_dyads)
 
+    def _reference(self, dyad: StoredDyad) -> RecordedConversation:
+        """The recorded agent; what the recogniser makes of the user's words stands for what it made out."""
+        recorded = reference(dyad, self._meter)
+        if self._recogniser is None:
+            return recorded
+        return replace(recorded, heard=[understood(dyad.user_audio[0].numpy(), self._recogniser)])
+
     def _fill(self, column: str, conversations: list[RecordedConversation]) -> Scores:
-        scores = dialogue_scores(conversations) | level_scores(conversations)
+        scores = dialogue_scores(conversations) | level_scores(conversations) | hearing_scores(conversations)
         if self._recogniser is not None and column in _LISTENED_TO:
             scores["speech.wer"] = word_error_rate(conversations, self._recogniser)
         if any(c.face is not None for c in conversations):

@@ -19,6 +19,7 @@ class RecordedConversation:
 
     key, labels: of the dyad, what is known of it. wave: (num_units * 3840,) float32 at 24 kHz.
     texts: the words of each unit. face: tracks of the agent's face, or None if nobody looked.
+    heard: the user's words as they were made out, piece by piece, or None where nobody wrote them down.
     """
 
     key: str
@@ -26,6 +27,7 @@ class RecordedConversation:
     wave: np.ndarray
     texts: list[str]
     face: FaceTracks | None = None
+    heard: list[str] | None = None
 
     def said(self, first_unit: int, end_unit: int) -> str:
         """The words of units [first_unit, end_unit), with single spaces."""

@@ -15,6 +15,7 @@ ROWS = (
     Row("dialogue.stop_latency", "goes on after an interruption begins for, median", "ms", 0),
     Row("dialogue.speaks_on", "speaks on through a back-channel", "%"),
     Row("speech.wer", "word error rate of its sound against its text (low is good)", "%"),
+    Row("hearing.wer", "word error rate of the user's words as it makes them out (low is good)", "%"),
     Row("speech.level", "level of what sounds, mean (dBFS)", "dB", 1),
     percent_row("lips.in_step", "clips in step within one frame", low=0.95),
     Row("lips.zero_lag", "r of mouth and sound, no lag", "", 2, Aim(low=0.7)),

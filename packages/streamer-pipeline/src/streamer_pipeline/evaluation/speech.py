@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import numpy as np
@@ -32,16 +32,37 @@ def word_error_rate(conversations: list[RecordedConversation], recognise: Recogn
 
     The interval is a bootstrap over conversations; n is the number of words. `plain_words` is taken of both first.
     """
+    return _error_rate((c.said(0, len(c.texts)), understood(c.wave, recognise)) for c in conversations)
+
+
+def understood(wave: np.ndarray, recognise: Recogniser) -> str:
+    """What a recogniser makes of `(N,)`; nothing of silence, in which it would invent words."""
+    return recognise(wave, SAMPLE_RATE) if active_pieces(wave).any() else ""
+
+
+def hearing_scores(conversations: list[RecordedConversation]) -> Scores:
+    """Word error rate of the user's words, of conversations in which both are known: what was said and what was made
+    out."""
+    known = [(said_by_user(c), "".join(c.heard)) for c in conversations if c.heard is not None]
+    return {"hearing.wer": _error_rate((said, heard) for said, heard in known if said is not None)} if known else {}
+
+
+def said_by_user(conversation: RecordedConversation) -> str | None:
+    """All words of the user in a row, or None where nobody wrote them down."""
+    transcript = (conversation.labels.get("user") or {}).get("transcript")
+    return None if transcript is None else " ".join(word for word, *_ in transcript)
+
+
+def _error_rate(pairs: Iterable[tuple[str, str]]) -> Score:
+    """Of pairs of texts, what should be there and what is."""
     import jiwer
 
     errors, words = [], []
-    for conversation in conversations:
-        text = plain_words(conversation.said(0, len(conversation.texts)))
-        sound = conversation.wave if active_pieces(conversation.wave).any() else None
-        heard = "" if sound is None else plain_words(recognise(sound, SAMPLE_RATE))
-        compared = jiwer.process_words([text], [heard])
+    for pair in pairs:
+        expected, found = map(plain_words, pair)
+        compared = jiwer.process_words([expected], [found])
         errors.append(compared.substitutions + compared.deletions + compared.insertions)
-        words.append(len(text.split()))
+        words.append(len(expected.split()))
     return ratio(errors, words)
 
 
