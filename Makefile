@@ -7,7 +7,7 @@ PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core pac
 export OMP_WAIT_POLICY ?= passive
 CHECKPOINT ?= wan-streamer-tiny
 
-.PHONY: help setup setup-world setup-voices setup-face setup-browser demo live eval bench soak test test-slow mutations lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world setup-voices setup-face setup-clients setup-browser demo live eval bench soak test test-slow mutations lint wheels check-wheels train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -43,6 +43,16 @@ setup-browser: ## Debian's Chromium and Firefox for the tests of the page, which
 	    examples/duplex_world/install_debian_packages.sh chromium firefox-esr || \
 	    echo "without chromium and firefox-esr the tests of the page in a browser are skipped" >&2
 
+CLIENTS := $(or $(WAN_STREAMER_CACHE),$(HOME)/.cache/wan-streamer)/clients
+
+setup-clients: setup ## other projects' clients (0.5 GB), for the tests of the protocols they speak: npm's, and LiveKit's plugin
+	@command -v npm >/dev/null || examples/duplex_world/install_debian_packages.sh npm
+	@mkdir -p $(CLIENTS)
+	@test -e $(CLIENTS)/node_modules/@openai/agents || \
+	    npm install --silent --no-audit --no-fund --prefix $(CLIENTS) @openai/agents@0.20.0
+	@test -e $(CLIENTS)/python || \
+	    $(BIN)/python -m pip install -q --disable-pip-version-check --target $(CLIENTS)/python livekit-plugins-openai==1.8.9
+
 demo: setup-world ## a person asks and shows, the bundled agent answers; then a real recording; writes demo/
 	$(BIN)/python examples/talk/make_demo_recording.py demo
 	$(BIN)/wan-streamer talk demo/recording.mp4 --output demo --side-by-side
@@ -62,7 +72,7 @@ bench: setup-world ## every aim as a measured row; writes bench/ (BENCH="core_pa
 soak: setup-world ## an hour of conversation: does the last minute differ from the second? writes bench/
 	$(BIN)/python benchmarks/run.py one_hour
 
-test: setup-world setup-browser setup-face ## every test: two files at a time, then those that want the machine to themselves
+test: setup-world setup-browser setup-face setup-clients ## every test: two files at a time, then those that want the machine to themselves
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow"
 	$(BIN)/python -m pytest -q -m alone
 

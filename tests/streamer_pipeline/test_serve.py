@@ -204,7 +204,8 @@ def test_messages_are_checked_and_a_flood_ends_the_conversation():
     async def talk():
         async with live_server() as (_, url), client(url) as caller:
             messages = caller.messages(None)
-            for wrong in ([], {"type": "shell"}, {"type": "text", "text": ""}, {"type": "ping", "id": -1}):
+            half_a_pair = {"type": "text", "text": "\ud83d"}
+            for wrong in ([], {"type": "shell"}, {"type": "text", "text": ""}, half_a_pair, {"type": "ping", "id": -1}):
                 caller.send(wrong)
                 await message(messages, type="error")
             caller.send({"type": "ping", "id": 7})

@@ -28,6 +28,7 @@ __all__ = [
     "UNIT_MS",
     "WIDTH",
     "AgentUnit",
+    "TensorQueue",
     "UnitBuffer",
     "UserUnit",
     "check_text",
@@ -100,7 +101,7 @@ class UnitBuffer:
         if height < 1 or width < 1 or max_units < 1:
             raise ValueError(f"height, width and max_units are at least 1, got {height}, {width} and {max_units}")
         self.height, self.width, self.max_units = height, width, max_units
-        self._audio, self._video = _Pieces(), _Pieces()
+        self._audio, self._video = TensorQueue(), TensorQueue()
         self._texts: deque[tuple[int, str]] = deque()  # (unit it belongs to, text)
         self._num_popped = 0
         self._last_frame = torch.full((3, 1, height, width), -1.0)  # black, until a frame has been seen
@@ -177,7 +178,7 @@ class UnitBuffer:
             )
 
 
-class _Pieces:
+class TensorQueue:
     """A queue of tensors (C, T, ...) read along time. Taking costs what is taken, whatever else is waiting."""
 
     def __init__(self) -> None:

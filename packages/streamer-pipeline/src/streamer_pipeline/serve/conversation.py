@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
@@ -17,7 +19,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..runtime.realtime import RealTimeSession, RealTimeStatistics
-from ..units import UNIT_MS, AgentUnit
+from ..units import SAMPLE_RATE, UNIT_MS, AgentUnit, check_text
 from .batching import BatchedSession
 from .metrics import ServeMetrics
 from .options import ServeOptions
@@ -26,6 +28,8 @@ from .recording import SessionRecorder
 _log = logging.getLogger(__name__)
 _SPEECH_LEVEL = 0.01  # root mean square of a piece of sound that counts as the user being there
 _PATIENCE_SECONDS = 1.0
+_CLOSE_SECONDS = 10.0
+MAX_TEXT_LENGTH = 500
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,37 @@ class UnitTiming:
     reply_ms: float
 
 
+class SpeechLevel:
+    """Tells speech by its level alone, for events and figures; the model hears for itself.
+
+    A piece of 160 ms is speech if its root mean square is above 0.01 and twice the quietest of the last 10 s.
+    """
+
+    def __init__(self) -> None:
+        self._quietest: deque[float] = deque(maxlen=int(10_000 / UNIT_MS))
+        self._energy = 0.0
+        self._num_samples = 0
+        self._spoken_at = -math.inf
+
+    def take(self, samples: Tensor, now: float) -> float:
+        """Take in (1, T) samples that were heard at `now` seconds; their root mean square."""
+        if not samples.numel():
+            return 0.0
+        energy = float(samples.square().sum())
+        self._energy, self._num_samples = self._energy + energy, self._num_samples + samples.numel()
+        if self._num_samples >= SAMPLE_RATE * UNIT_MS / 1000:
+            level = math.sqrt(self._energy / self._num_samples)
+            self._quietest.append(level)
+            if level > max(_SPEECH_LEVEL, 2 * min(self._quietest)):
+                self._spoken_at = now
+            self._energy, self._num_samples = 0.0, 0
+        return math.sqrt(energy / samples.numel())
+
+    def is_speech(self, now: float) -> bool:
+        """Whether there was speech within the last half second."""
+        return now - self._spoken_at < 0.5
+
+
 class Line(Protocol):
     """What carries a conversation to its client. All of it is called on the event loop."""
 
@@ -50,6 +85,22 @@ class Line(Protocol):
 
     async def close(self) -> None:
         """Let what was said leave, then give back everything."""
+
+
+class Messages(Protocol):
+    """What one protocol says beside sound and picture, and understands, over a line."""
+
+    def opened(self) -> None:
+        """The client can be told something from now on."""
+
+    def receive(self, data: str | bytes) -> None:
+        """A message of the client."""
+
+    def tell(self, unit: AgentUnit, timing: UnitTiming | None) -> None:
+        """What the client may know of a unit that leaves now."""
+
+    def say_goodbye(self, reason: str, sentence: str) -> None:
+        """The server hangs up, and why."""
 
 
 class Conversation:
@@ -80,12 +131,19 @@ class Conversation:
         self.line: Line | None = None
         self._metrics, self._executor, self._recorder, self._on_close = metrics, executor, recorder, on_close
         self._session, self._live = session, RealTimeSession(session)
+        self._level = SpeechLevel()
         self._tasks: set[asyncio.Task[None]] = set()
         self._counted: dict[str, int] = {}
         self._closing: asyncio.Task[None] | None = None
+        self._is_over = asyncio.Event()
         self._began = self._heard_at = self._present_at = asyncio.get_running_loop().time()
         self._has_begun = False
         self.start(self._watch())
+
+    @property
+    def is_user_heard(self) -> bool:
+        """Whether the user's sound stood out from what is behind it within the last half second."""
+        return self._level.is_speech(asyncio.get_running_loop().time())
 
     @property
     def is_recorded(self) -> bool:
@@ -125,16 +183,15 @@ class Conversation:
             self._closing = asyncio.create_task(self._close(), name=f"close-{self.number}")
 
     async def closed(self) -> None:
-        """Wait for the end."""
-        if self._closing is not None:
-            await asyncio.shield(self._closing)
+        """Wait until it has ended and nothing of it is left."""
+        await self._is_over.wait()
 
     # ---- the user's side ----
 
     def hear(self, samples: Tensor) -> None:
         """The user's sound, as it comes: (1, T) float32 at 24 kHz in [-1, 1], any T."""
         self._heard_at = asyncio.get_running_loop().time()
-        if samples.numel() and samples.square().mean().sqrt() > _SPEECH_LEVEL:
+        if self._level.take(samples, self._heard_at) > _SPEECH_LEVEL:
             self._present_at = self._heard_at
         self._live.push_audio(samples)
 
@@ -144,9 +201,16 @@ class Conversation:
             self._live.push_video(frames)
 
     def type(self, text: str) -> None:
-        """What the user typed. ValueError, and nothing of it is taken, if too many words wait already."""
+        """What the user typed, 1 to 500 characters.
+
+        Raises:
+            ValueError: it is none, or too many words wait already; nothing of it is taken.
+        """
+        if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT_LENGTH:
+            raise ValueError(f"what is typed is a text of 1 to {MAX_TEXT_LENGTH} characters")
+        check_text("what is typed", text)
         self._present_at = asyncio.get_running_loop().time()
-        self._live.push_text(text)
+        self._live.push_text(" ".join(text.split()))
 
     # ---- the agent's side ----
 
@@ -205,8 +269,11 @@ class Conversation:
             self.hang_up("error", "the server had an error; please connect again")
 
     async def _close(self) -> None:
-        if self.line is not None:
-            await self.line.close()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await (self.line.close() if self.line is not None else asyncio.sleep(0))
+        except Exception:  # a library's fault in a line must not keep the place in the batch
+            _log.exception("the line of conversation %d did not close", self.number)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -215,6 +282,7 @@ class Conversation:
         for side, name in (("in", "waiting_units"), ("out", "ready_units")):
             self._metrics.waiting.labels(side).dec(self._counted.get(name, 0))
         self._on_close()
+        self._is_over.set()
 
     def _close_blocking(self) -> None:
         self._live.__exit__(None, None, None)

@@ -14,6 +14,7 @@ from .conversation import Conversation
 from .server import LiveServer, ServerFull
 
 CALLS_PER_MINUTE = 120
+_TOKEN_SUBPROTOCOL = "openai-insecure-api-key."
 
 
 class RateLimit:
@@ -44,8 +45,7 @@ class Gate:
     def check_token(self, connection: HTTPConnection) -> None:
         """401 unless the token was sent, if there is one. A dependency of FastAPI."""
         token = self._options.token
-        given = connection.headers.get("authorization", "").removeprefix("Bearer ")
-        if token and not secrets.compare_digest(given.encode(), token.encode()):
+        if token and not secrets.compare_digest(_given_token(connection).encode(), token.encode()):
             raise self.refusal(
                 "token", 401, "a token is needed: open the address that the server printed when it started"
             )
@@ -54,8 +54,7 @@ class Gate:
         """Whether a client may ask for a conversation: its origin (403), token (401), pace (429). A dependency, too."""
         origin = connection.headers.get("origin")
         # Browsers always send it with a POST; programs have no ambient rights that it would protect.
-        is_ours = origin is None or urlsplit(origin).netloc == connection.headers.get("host")
-        if not is_ours and origin not in self._options.origins:
+        if origin is not None and not _is_own(origin, connection) and origin not in self._options.origins:
             raise self.refusal("origin", 403, f"calls from pages of {origin} are not allowed")
         self.check_token(connection)
         if not self._calls.allows():
@@ -72,3 +71,19 @@ class Gate:
         """What to raise; it has been counted."""
         self._server.metrics.refused.labels(reason).inc()
         return HTTPException(status, sentence, headers={"Retry-After": "10"} if status == 503 else None)
+
+
+def _is_own(origin: str, connection: HTTPConnection) -> bool:
+    """Whether a page of this origin came from this server."""
+    try:
+        return urlsplit(origin).netloc == connection.headers.get("host")
+    except ValueError:
+        return False
+
+
+def _given_token(connection: HTTPConnection) -> str:
+    """What was sent as bearer; or, as browsers can give a WebSocket no headers, among its subprotocols."""
+    if bearer := connection.headers.get("authorization"):
+        return bearer.removeprefix("Bearer ")
+    offered = [each.strip() for each in connection.headers.get("sec-websocket-protocol", "").split(",")]
+    return next((each.removeprefix(_TOKEN_SUBPROTOCOL) for each in offered if each.startswith(_TOKEN_SUBPROTOCOL)), "")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import VideoFrame
 
 from ..units import AgentUnit
-from .conversation import Conversation, UnitTiming
+from .conversation import Conversation, Messages, UnitTiming
 from .gate import Gate
 from .tracks import AgentTracks, PictureIntake, SoundIntake
 
@@ -21,22 +21,6 @@ MAX_CANDIDATES = 64
 _MAX_BUFFERED = 256 * 1024  # bytes that a client may leave unread in its data channel
 _GOODBYE_SECONDS = 0.2  # in which a last message leaves
 Send = Callable[[dict[str, Any]], None]
-
-
-class Messages(Protocol):
-    """What one protocol says beside sound and picture."""
-
-    def opened(self) -> None:
-        """The client can be told something from now on."""
-
-    def receive(self, data: str | bytes) -> None:
-        """A message of the client."""
-
-    def tell(self, unit: AgentUnit, timing: UnitTiming | None) -> None:
-        """What the client may know of a unit that leaves now."""
-
-    def say_goodbye(self, reason: str, sentence: str) -> None:
-        """The server hangs up, and why."""
 
 
 async def answer_offer(

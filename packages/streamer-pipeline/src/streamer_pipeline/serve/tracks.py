@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections import deque
 from fractions import Fraction
 
+import numpy as np
 import torch
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame, AudioResampler, VideoFrame
+from PIL import Image
 from torch import Tensor
 
 from ..units import FRAME_RATE, FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT, UNIT_MS, AgentUnit
@@ -60,14 +63,12 @@ class PictureIntake:
         Raises:
             ValueError: the picture has more pixels than Full HD, or no time.
         """
-        if frame.width * frame.height > MAX_PIXELS:
-            raise ValueError(f"pictures have at most 1920x1080 pixels, got {frame.width}x{frame.height}")
         if frame.pts is None or frame.time_base is None:
             raise ValueError("a picture of a live stream says when it was taken (pts and time_base)")
         num_due = self._num_due(float(frame.pts * frame.time_base))
         if num_due == 0:
             return torch.zeros(3, 0, self.height, self.width)
-        picture = self._scaled(frame)
+        picture = fit_picture(frame, self.height, self.width)
         held = [picture if self._last is None else self._last] * (num_due - 1)
         self._last = picture
         return torch.cat([*held, picture], dim=1)
@@ -82,15 +83,43 @@ class PictureIntake:
         self._num_out += num_due
         return num_due
 
-    def _scaled(self, frame: VideoFrame) -> Tensor:
-        """(3, 1, height, width): the largest centred part of the target's shape, scaled."""
-        pixels = frame.to_ndarray(format="rgb24")
-        cut_width = min(frame.width, max(1, round(frame.height * self.width / self.height)))
-        cut_height = min(frame.height, max(1, round(frame.width * self.height / self.width)))
-        top, left = (frame.height - cut_height) // 2, (frame.width - cut_width) // 2
-        cut = VideoFrame.from_ndarray(pixels[top : top + cut_height, left : left + cut_width].copy(), "rgb24")
-        scaled = cut.reformat(self.width, self.height, "rgb24", interpolation="AREA").to_ndarray()
-        return torch.from_numpy(scaled).permute(2, 0, 1)[:, None].float() / 127.5 - 1
+
+def to_pcm16(audio: Tensor) -> Tensor:
+    """(1, T) in [-1, 1] -> int16."""
+    return (audio.clamp(-1, 1) * 32767).round().to(torch.int16)
+
+
+def fit_picture(frame: VideoFrame, height: int, width: int) -> Tensor:
+    """(3, 1, height, width) in [-1, 1]: the largest centred part of the target's shape, scaled.
+
+    Raises:
+        ValueError: the picture has more pixels than Full HD.
+    """
+    if frame.width * frame.height > MAX_PIXELS:
+        raise ValueError(f"pictures have at most 1920x1080 pixels, got {frame.width}x{frame.height}")
+    pixels = frame.to_ndarray(format="rgb24")
+    cut_width = min(frame.width, max(1, round(frame.height * width / height)))
+    cut_height = min(frame.height, max(1, round(frame.width * height / width)))
+    top, left = (frame.height - cut_height) // 2, (frame.width - cut_width) // 2
+    cut = VideoFrame.from_ndarray(pixels[top : top + cut_height, left : left + cut_width].copy(), "rgb24")
+    scaled = cut.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray()
+    return torch.from_numpy(scaled).permute(2, 0, 1)[:, None].float() / 127.5 - 1
+
+
+def read_still(data: bytes, height: int, width: int) -> Tensor:
+    """A JPEG, PNG or WebP -> (3, 1, height, width) in [-1, 1], as `fit_picture` cuts it.
+
+    Raises:
+        ValueError: it is none, or has more pixels than Full HD.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"pictures have at most 1920x1080 pixels, got {image.width}x{image.height}")
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError("a picture is a JPEG, PNG or WebP that can be read") from error
+    return fit_picture(VideoFrame.from_ndarray(pixels, "rgb24"), height, width)
 
 
 class AgentTrack(MediaStreamTrack):
@@ -163,7 +192,7 @@ class AgentTracks:
         self.video.stop()
 
     def _packets(self, unit: AgentUnit) -> list[AudioFrame]:
-        samples = (unit.audio.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
+        samples = to_pcm16(unit.audio).numpy()
         frames = []
         for start in range(0, SAMPLES_PER_UNIT, SAMPLES_PER_PACKET):
             frame = AudioFrame.from_ndarray(samples[:, start : start + SAMPLES_PER_PACKET].copy(), "s16", "mono")

@@ -14,13 +14,12 @@ from typing import Any, Literal
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from ...units import UNIT_MS, AgentUnit, check_text
+from ...units import UNIT_MS, AgentUnit
 from ..conversation import Conversation, UnitTiming
 from ..gate import Gate, RateLimit
 from ..peer import MAX_OFFER_BYTES, Send, answer_offer
 
 MAX_MESSAGE_BYTES = 4096
-MAX_TEXT_LENGTH = 500
 MESSAGES_PER_SECOND = 20
 
 
@@ -69,13 +68,9 @@ def parse_message(data: str | bytes) -> dict[str, Any]:
         raise MessageError("a message is a JSON object")
     if message.get("type") == "text":
         text = message.get("text")
-        if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT_LENGTH:
-            raise MessageError(f'"text" is a string of 1 to {MAX_TEXT_LENGTH} characters')
-        try:
-            check_text('"text"', text)
-        except ValueError as error:
-            raise MessageError(str(error)) from error
-        return {"type": "text", "text": " ".join(text.split())}
+        if not isinstance(text, str):
+            raise MessageError('"text" is a string')
+        return {"type": "text", "text": text}
     if message.get("type") == "ping":
         number = message.get("id")
         if type(number) is not int or not 0 <= number < 2**53:

@@ -1,0 +1,58 @@
+"""Other projects' clients, run as they are: where `make setup-clients` put them, and a user of the world for them."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from duplex_world.demo_user import synthetic_user
+from PIL import Image
+
+CLIENTS = Path(os.environ.get("WAN_STREAMER_CACHE", Path.home() / ".cache" / "wan-streamer")) / "clients"
+SITE = CLIENTS / "python"
+_PICTURE_SECONDS = 2.4
+_PATIENCE = 90.0
+
+
+def user_files(folder: Path) -> tuple[Path, Path]:
+    """(PCM16 at 24 kHz, JPEG) of a user who shows something and asks what it is."""
+    frames, sound, _ = synthetic_user(["object"])
+    samples = (np.clip(sound.reshape(-1), -1, 1) * 32767).astype("<i2")
+    (folder / "sound.pcm").write_bytes(samples.tobytes())
+    Image.fromarray(frames[int(_PICTURE_SECONDS * 25)]).save(folder / "picture.jpg", quality=95)
+    return folder / "sound.pcm", folder / "picture.jpg"
+
+
+def heard_in(transcript: str, num_dropped: float | None) -> None:
+    """The answer says what is shown; a machine that is too slow loses what the user says, and says nothing of it."""
+    if "black" not in transcript and num_dropped:
+        pytest.skip(f"this machine is too slow or too busy now: {num_dropped:.0f} units of the user were dropped")
+    assert transcript.strip().startswith("it is") and "black" in transcript
+
+
+def needs(*installed: str):
+    """Skips a test unless these lie in the folder of clients."""
+    missing = [each for each in installed if not (CLIENTS / each).exists()]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed: make setup-clients")
+
+
+async def run_client(script: str, *arguments: object) -> dict:
+    """What a client of tests/clients, in node or Python, says at its end."""
+    path = Path(__file__).parent / "clients" / script
+    command = [sys.executable, "-P", path] if path.suffix == ".py" else ["node", path, CLIENTS]
+    client = await asyncio.create_subprocess_exec(
+        *map(str, [*command, *arguments]),
+        env={**os.environ, "PYTHONPATH": str(SITE)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, errors = await asyncio.wait_for(client.communicate(), _PATIENCE)
+    except TimeoutError:
+        client.kill()
+        raise
+    assert client.returncode == 0, errors.decode()
+    return json.loads(out)
