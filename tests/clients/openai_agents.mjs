@@ -15,7 +15,7 @@ const answered = new Promise((resolve, reject) => {
   session.on("audio_stopped", () => setTimeout(resolve, 500)); // what follows of the response
 });
 
-await session.connect({ apiKey, url });
+await session.connect({ apiKey, url: url.replace("http", "ws") });
 session.addImage(`data:image/jpeg;base64,${readFileSync(picture).toString("base64")}`, { triggerResponse: false });
 const samples = readFileSync(sound);
 for (let i = 0; i < samples.length; i += 9600) session.sendAudio(new Uint8Array(samples.subarray(i, i + 9600)).buffer);

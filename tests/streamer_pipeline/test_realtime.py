@@ -179,13 +179,15 @@ def test_a_filler_holds_the_picture_and_the_sound_does_not_click():
     generator = torch.Generator().manual_seed(0)
     wave = 0.5 * torch.sin(torch.arange(3 * SAMPLES_PER_UNIT) * 0.05)[None]
     video = torch.rand(3, 4, H, W, generator=generator)
-    units = [AgentUnit(piece, video, "word", "speak", i) for i, piece in enumerate(wave.split(SAMPLES_PER_UNIT, 1))]
+    pieces = wave.split(SAMPLES_PER_UNIT, 1)
+    units = [AgentUnit(piece, video, "word", "speak", i, heard="hello") for i, piece in enumerate(pieces)]
     played = []
     for unit in (units[0], None, None, units[1], units[2]):
         if unit:
             out.add(unit)
         played.append(out.tick())
-    assert torch.equal(played[1].video, video[:, -1:].expand(-1, 4, -1, -1)) and played[1].text == ""
+    assert torch.equal(played[1].video, video[:, -1:].expand(-1, 4, -1, -1))
+    assert played[1].text == played[1].heard == ""
     heard = torch.cat([unit.audio for unit in played], 1)
     assert heard.diff().abs().max() < 0.03  # the wave's own steepest step is 0.025
     assert not played[2].audio.any()

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ import openai
 from live_server import leftovers, live_server, until
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
-from realtime_clients import heard_in, needs, run_client, user_files
+from realtime_clients import answering, check_answer, needs, run_client, user_files
 from streamer_pipeline import AgentUnit, StreamerPipeline
 from streamer_pipeline.serve.protocols.realtime import EVENTS_PER_SECOND, RealtimeMessages
 from streamer_pipeline.serve.websocket import PacedSound
@@ -93,19 +92,15 @@ def pipeline() -> StreamerPipeline:
     return StreamerPipeline.from_pretrained()
 
 
-def bundled(pipeline: StreamerPipeline):
-    return live_server(pipeline=pipeline, height=192, width=336, num_inference_steps=1, token="secret")
-
-
 def test_the_openai_package_talks_to_the_bundled_agent(pipeline, tmp_path):
     """It shows a picture and asks what it is; every event of the answer is as the package's types say."""
     sound, picture = user_files(tmp_path)
 
     async def talk():
         events = []
-        async with bundled(pipeline) as (server, url):
+        async with answering(pipeline) as (_, url), asyncio.timeout(PATIENCE):
             client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="secret")
-            async with client.realtime.connect(model="wan-streamer") as connection, asyncio.timeout(PATIENCE):
+            async with client.realtime.connect(model="wan-streamer") as connection:
                 await connection.session.update(session={"type": "realtime", "instructions": "be friendly"})
                 shown = f"data:image/jpeg;base64,{base64.b64encode(picture.read_bytes()).decode()}"
                 await connection.send(item({"type": "input_image", "image_url": shown}))
@@ -115,11 +110,10 @@ def test_the_openai_package_talks_to_the_bundled_agent(pipeline, tmp_path):
                     await connection.input_audio_buffer.append(audio=piece)
                 while not events or events[-1]["type"] != "response.done":
                     events.append(checked(json.loads(await connection.recv_bytes())))
-            deaf = server.metrics.registry.get_sample_value("wan_streamer_dropped_inputs_total")
-            await until(lambda: server.num_sessions == 0)
-        return events, deaf
+            check_answer(events[-1]["response"]["output"][0]["content"][0]["transcript"])
+        return events
 
-    events, deaf = run(talk())
+    events = run(talk())
     kinds = [event["type"] for event in events]
     assert kinds[:2] == ["session.created", "session.updated"]
     assert list(dict.fromkeys(kinds[kinds.index("response.created") :])) == list(dict.fromkeys(ANSWER))
@@ -127,31 +121,28 @@ def test_the_openai_package_talks_to_the_bundled_agent(pipeline, tmp_path):
     pcm = b"".join(map(base64.b64decode, deltas))
     assert len(pcm) == len(deltas) * 7680
     assert torch.frombuffer(bytearray(pcm), dtype=torch.int16).float().std() > 300
-    (content,) = events[-1]["response"]["output"][0]["content"]
-    heard_in(content["transcript"], deaf)
-
-
-async def said_to(pipeline: StreamerPipeline, script: str, path: str, files: tuple[Path, Path]):
-    """(what a stock client has of the answer, units of the user that were dropped)."""
-    async with bundled(pipeline) as (server, url):
-        said = await run_client(script, f"{url}{path}", "secret", *files)
-        deaf = server.metrics.registry.get_sample_value("wan_streamer_dropped_inputs_total")
-        await until(lambda: server.num_sessions == 0)
-    return said, deaf
 
 
 @needs("node_modules/@openai/agents")
 def test_the_agents_sdk_talks_to_the_bundled_agent(pipeline, tmp_path):
-    said, deaf = run(said_to(pipeline, "openai_agents.mjs", "/v1/realtime", user_files(tmp_path)))
-    assert said["numBytes"] % 7680 == 0 < said["numBytes"]
-    heard_in(said["transcript"], deaf)
+    async def talk():
+        async with answering(pipeline) as (_, url):
+            said = await run_client("openai_agents.mjs", f"{url}/v1/realtime", "secret", *user_files(tmp_path))
+            assert said["numBytes"] % 7680 == 0 < said["numBytes"]
+            check_answer(said["transcript"])
+
+    run(talk())
 
 
 @needs("python/livekit/plugins/openai")
 def test_livekits_plugin_talks_to_the_bundled_agent(pipeline, tmp_path):
-    said, deaf = run(said_to(pipeline, "livekit_realtime.py", "/v1", user_files(tmp_path)))
-    assert said["numBytes"] % 7680 == 0 < said["numBytes"] and said["errors"] == []
-    heard_in(said["transcript"], deaf)
+    async def talk():
+        async with answering(pipeline) as (_, url):
+            said = await run_client("livekit_realtime.py", f"{url}/v1", "secret", *user_files(tmp_path))
+            assert said["numBytes"] % 7680 == 0 < said["numBytes"] and said["errors"] == []
+            check_answer(said["transcript"])
+
+    run(talk())
 
 
 # ---- what the events say ----

@@ -24,7 +24,7 @@ class Playout:
     - Sound and picture of a unit leave together, and a filler is a whole unit too: they cannot drift apart.
     - Nothing ready: a filler. It holds the last frame; its sound goes on from the last sample and fades to silence in
       10 ms, and what follows it fades in, so there is no click. A filler has the index of the unit that it holds, no
-      words and no latency.
+      words of either side and no latency.
     - A unit that comes late is played when it comes, so every filler adds 160 ms of delay. A surplus (two or more units
       ready at a tick) is that delay made visible: its oldest units are shed, as long as they are silent.
     - Bound: at most `max_ready_units` answers are ready, after which `is_full` tells the worker to wait. The delay of
@@ -84,7 +84,7 @@ def _hold(last: AgentUnit) -> AgentUnit:
     audio = torch.zeros_like(last.audio)
     audio[:, :_FADE_SAMPLES] = last.audio[:, -_FADE_SAMPLES:].flip(1) * _ramp(last.audio).flip(0)
     video = last.video[:, -1:].expand_as(last.video).clone()
-    return replace(last, audio=audio, video=video, text="", latency={})
+    return replace(last, audio=audio, video=video, text="", heard="", latency={})
 
 
 def _fade_in(audio: Tensor) -> Tensor:
