@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from .gate import Gate
 from .listening import listen
-from .protocols import page, realtime
+from .protocols import moshi, page, realtime
 from .server import LiveServer
 
 _STATIC = files("streamer_pipeline") / "serve" / "static"
@@ -76,7 +76,7 @@ def create_app(server: LiveServer) -> FastAPI:
     def show_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    for protocol in (page, realtime):
+    for protocol in (page, realtime, moshi):
         app.include_router(protocol.routes(gate))
     app.mount("/static", StaticFiles(directory=str(_STATIC)), name="static")
     if options.is_loopback:  # a page elsewhere whose name was made to point here is not one of ours
