@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from aiortc.contrib.media import MediaPlayer, MediaRecorder
-from streamer_pipeline.serve.client import CallRefused, LiveClient
+from aiortc.contrib.media import MediaRecorder
+from streamer_pipeline.serve.client import CallRefused, LiveClient, RecordingPlayer
 
 
 async def talk(url: str, recording: Path, output: Path, seconds: float, token: str | None) -> None:
     """Play the recording to the agent for `seconds`; the agent's side goes to `output`."""
-    player = MediaPlayer(str(recording))
+    player = RecordingPlayer(recording)
     async with LiveClient(url, player.audio, player.video, token=token) as client:
         recorder = MediaRecorder(str(output))
         recorder.addTrack(client.audio)

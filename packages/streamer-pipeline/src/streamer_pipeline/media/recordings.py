@@ -39,6 +39,7 @@ from ..units import (
     UserUnit,
 )
 from .containers import RecordingError, open_recording
+from .levels import MEAN_OF_CHANNELS
 
 _LARGEST_CELL = 4  # pixels that share a colour, along one side (yuv410p)
 _TRACK_NAMES: dict[Literal["audio", "video"], str] = {"audio": "sound", "video": "picture"}
@@ -369,8 +370,8 @@ def _sound_graph(frame: AudioFrame, first_sample: int, channel: int | None) -> G
     """Any sound -> float mono at 24 kHz, of one channel or of all. A late start or a gap of more than a video frame
     becomes silence."""
     source = f"sample_rate={frame.sample_rate}:sample_fmt={frame.format.name}:time_base={frame.time_base}"
-    # Without rematrix_maxval a float downmix of two loud channels exceeds 1 and would be clipped.
-    resample = f"{SAMPLE_RATE}:async=1:min_hard_comp={1 / FRAME_RATE}:first_pts={first_sample}:rematrix_maxval=1"
+    options = {"async": 1, "min_hard_comp": 1 / FRAME_RATE, "first_pts": first_sample, **MEAN_OF_CHANNELS}
+    resample = f"{SAMPLE_RATE}:" + ":".join(f"{name}={value}" for name, value in options.items())
     return _graph(
         ("abuffer", f"{source}:channel_layout={frame.layout.name}"),
         *([] if channel is None else [("pan", f"mono|c0=c{channel}")]),

@@ -22,6 +22,9 @@ from urllib.request import Request, urlopen
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack, MediaStreamTrack
 
+from .playing import RecordingPlayer, StereoTrack
+
+__all__ = ["CallRefused", "LiveClient", "RecordingPlayer"]
 _TIMEOUT = 30.0  # seconds
 
 
@@ -34,8 +37,8 @@ class LiveClient:
 
     Args:
         url: of the server, as `wan-streamer serve` prints it.
-        audio, video: what the agent hears and sees; silence and no camera if None. With aiortc's
-            `MediaPlayer(path)` they are a file's `.audio` and `.video`.
+        audio, video: what the agent hears and sees; silence and no camera if None. With `RecordingPlayer(path)` they
+            are a file's `.audio` and `.video`.
         token: if the server asks for one.
         consent: whether the server may record this conversation.
 
@@ -54,7 +57,7 @@ class LiveClient:
         self.url, self.token, self.consent = url.rstrip("/"), token, consent
         self.audio: MediaStreamTrack | None = None
         self.video: MediaStreamTrack | None = None
-        self._mine = (audio or AudioStreamTrack(), video)
+        self._mine = (StereoTrack(audio or AudioStreamTrack()), video)
         self._messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._connected: asyncio.Future[None]
 

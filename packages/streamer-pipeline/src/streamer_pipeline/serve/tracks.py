@@ -14,6 +14,7 @@ from av import AudioFrame, AudioResampler, VideoFrame
 from PIL import Image
 from torch import Tensor
 
+from ..media.levels import MEAN_OF_CHANNELS, as_stereo
 from ..units import FRAME_RATE, FRAMES_PER_UNIT, SAMPLE_RATE, SAMPLES_PER_UNIT, UNIT_MS, AgentUnit
 
 PACKET_MS = 20  # what Opus packets hold by default
@@ -25,10 +26,11 @@ MAX_PIXELS = 1920 * 1080
 
 
 class SoundIntake:
-    """A user's sound, any rate and layout -> (1, T) at 24 kHz. What the network lost becomes silence of its length."""
+    """A user's sound, any rate and layout -> (1, T) at 24 kHz, at its own level. What the network lost becomes silence
+    of its length."""
 
     def __init__(self) -> None:
-        self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        self._resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE, options=MEAN_OF_CHANNELS)
         self._expected: int | None = None  # pts of the next frame, in samples of the source
 
     def convert(self, frame: AudioFrame) -> Tensor:
@@ -131,12 +133,13 @@ class AgentTrack(MediaStreamTrack):
         self._frames: deque[tuple[float, AudioFrame | VideoFrame]] = deque()
         self._changed = asyncio.Event()
 
-    def __len__(self) -> int:
+    @property
+    def num_waiting(self) -> int:  # not `__len__`: aiortc takes a track that is false for none
         return len(self._frames)
 
-    def put(self, frames: list[tuple[float, AudioFrame | VideoFrame]]) -> None:
-        """Queue (time due on the event loop's clock, frame) pairs."""
-        self._frames.extend(frames)
+    def put(self, due: float, frame: AudioFrame | VideoFrame) -> None:
+        """Queue a frame that is due at that time of the event loop's clock."""
+        self._frames.append((due, frame))
         self._changed.set()
 
     async def recv(self) -> AudioFrame | VideoFrame:
@@ -176,36 +179,41 @@ class AgentTracks:
         A unit that comes a little early waits for the end of the one before it; should the waiting ever reach a whole
         unit, it starts again from now, so it cannot pile up.
         """
-        if max(len(self.audio) / _PACKETS_PER_UNIT, len(self.video) / FRAMES_PER_UNIT) >= _MAX_WAITING_UNITS:
+        if (
+            max(self.audio.num_waiting / _PACKETS_PER_UNIT, self.video.num_waiting / FRAMES_PER_UNIT)
+            >= _MAX_WAITING_UNITS
+        ):
             self.num_skipped += 1
             return
         now = asyncio.get_running_loop().time()
         due = max(now, self._due)
         due = now if due - now > UNIT_MS / 1000 else due
         self._due = due + UNIT_MS / 1000
-        self.audio.put([(due + i * PACKET_MS / 1000, frame) for i, frame in enumerate(self._packets(unit))])
-        self.video.put([(due + i / FRAME_RATE, frame) for i, frame in enumerate(self._pictures(unit))])
+        first_sample, first_frame = self._num_units * SAMPLES_PER_UNIT, self._num_units * FRAMES_PER_UNIT
+        for i, samples in enumerate(unit.audio.split(SAMPLES_PER_PACKET, dim=1)):
+            self.audio.put(due + i * PACKET_MS / 1000, sound_frame(samples, first_sample + i * SAMPLES_PER_PACKET))
+        for i, picture in enumerate(unit.video.split(1, dim=1)):
+            self.video.put(due + i / FRAME_RATE, picture_frame(picture, first_frame + i))
         self._num_units += 1
 
     def stop(self) -> None:
         self.audio.stop()
         self.video.stop()
 
-    def _packets(self, unit: AgentUnit) -> list[AudioFrame]:
-        samples = to_pcm16(unit.audio).numpy()
-        frames = []
-        for start in range(0, SAMPLES_PER_UNIT, SAMPLES_PER_PACKET):
-            frame = AudioFrame.from_ndarray(samples[:, start : start + SAMPLES_PER_PACKET].copy(), "s16", "mono")
-            frame.sample_rate, frame.time_base = SAMPLE_RATE, Fraction(1, SAMPLE_RATE)
-            frame.pts = self._num_units * SAMPLES_PER_UNIT + start
-            frames.append(frame)
-        return frames
 
-    def _pictures(self, unit: AgentUnit) -> list[VideoFrame]:
-        pixels = ((unit.video + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).contiguous().numpy()
-        frames = []
-        for i, picture in enumerate(pixels):
-            frame = VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuv420p")
-            frame.time_base, frame.pts = Fraction(1, FRAME_RATE), self._num_units * FRAMES_PER_UNIT + i
-            frames.append(frame)
-        return frames
+def sound_frame(samples: Tensor, start: int) -> AudioFrame:
+    """(1, T) at 24 kHz in [-1, 1], the first of which is sample number `start` of its track, for aiortc.
+
+    In two channels: aiortc's Opus has two, and would make a mono sound quieter (see `media.levels`).
+    """
+    frame = AudioFrame.from_ndarray(to_pcm16(samples).contiguous().numpy(), "s16", "mono")
+    frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
+    return as_stereo(frame)
+
+
+def picture_frame(picture: Tensor, index: int) -> VideoFrame:
+    """(3, 1, H, W) in [-1, 1], number `index` of its track at 25 fps, for aiortc."""
+    pixels = ((picture[:, 0] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous()
+    frame = VideoFrame.from_ndarray(pixels.numpy(), "rgb24").reformat(format="yuv420p")
+    frame.pts, frame.time_base = index, Fraction(1, FRAME_RATE)
+    return frame
