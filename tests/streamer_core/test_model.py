@@ -205,12 +205,6 @@ def test_attention_is_as_exact_after_months_as_at_once(age):
     torch.testing.assert_close(scores(age), scores(100), rtol=0, atol=1e-5)
 
 
-def test_from_qwen3_refuses_other_checkpoints(tmp_path):
-    tiny_model().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="expected 'qwen3'"):
-        StreamerModel.from_qwen3(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def qwen3(tmp_path_factory):
     return save_qwen3(tmp_path_factory.mktemp("qwen3"))
@@ -228,9 +222,6 @@ def test_control_ids_are_the_tokenizers(qwen3, tmp_path):
     assert StreamerModel.from_qwen3(qwen3, state_token_ids=[5, 6]).config.state_token_ids == [5, 6]
     trained = StreamerTokenizer.train(["how are you"], vocab_size=300)
     assert StreamerModel.from_qwen3(qwen3, trained).config.pad_token_id == trained.pad_token_id
-    published.add_tokens([f"word{index}" for index in range(14)])
-    with pytest.raises(ValueError, match=r"311 words with its control tokens, but .* has 310 rows"):
-        StreamerModel.from_qwen3(qwen3, published)
     shutil.copytree(qwen3, tmp_path / "mute", ignore=shutil.ignore_patterns("*token*", "vocab*", "merges*"))
     with pytest.raises(ValueError, match="has no tokenizer"):
         StreamerModel.from_qwen3(tmp_path / "mute")

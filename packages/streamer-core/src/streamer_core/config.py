@@ -9,12 +9,20 @@ from causal_vae import check_fields
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+_LLAMA3_NUMBERS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
 
 @strict
 class StreamerConfig(PreTrainedConfig):
     """Shape of the Transformer (Qwen3's names), of one unit's tokens, and of what each token may see.
 
     Args:
+        qk_norm: whether queries and keys are normalised, as Qwen3's are.
+        attention_bias, attention_output_bias: of the projections into attention, and out of it; None is as into it.
+        mlp_bias: of the feed-forward layers.
+        rope_scaling: how rotary frequencies differ from those of `rope_theta`, in transformers' terms: {"rope_type":
+            "linear", "factor": ...}, or "llama3" with its four numbers.
+        layers_without_rope: layers that see no positions (SmolLM3).
         user_audio_tokens, user_video_tokens, perception_dim: what the perception encoders deliver per unit.
         user_text_slots, agent_text_slots: text tokens per unit, padded where silent.
         hears_words: whether a head writes down what the user says, in as many slots a unit as the agent's text has.
@@ -41,10 +49,15 @@ class StreamerConfig(PreTrainedConfig):
     num_key_value_heads: int = 3
     head_dim: int = 32
     rms_norm_eps: float = 1e-6
+    qk_norm: bool = True
     attention_bias: bool = False
+    attention_output_bias: bool | None = None
+    mlp_bias: bool = False
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
     rope_theta: float = 10_000.0
+    rope_scaling: dict[str, Any] | None = None
+    layers_without_rope: list[int] | None = None
     rope_sections: list[int] | None = None
 
     user_text_slots: int = 1
@@ -74,7 +87,13 @@ class StreamerConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        floors = {"commit_delay": 0, "rope_sections": 0, "state_token_ids": 0, "pad_token_id": 0}
+        floors = {
+            "commit_delay": 0,
+            "rope_sections": 0,
+            "state_token_ids": 0,
+            "pad_token_id": 0,
+            "layers_without_rope": 0,
+        }
         check_fields(self, kwargs, floors)
         self.state_names = self.state_names or ["listen", "speak"]
         self.state_token_ids = self.state_token_ids or [1, 2]
@@ -93,6 +112,11 @@ class StreamerConfig(PreTrainedConfig):
             == 0,
             "head_dim must be even": self.head_dim % 2 == 0,
             "rope_theta must be above 1": self.rope_theta > 1,
+            f"rope_scaling must be None, or rope_type 'linear' or 'llama3' with {_LLAMA3_NUMBERS} above 0": (
+                _is_rope_scaling(self.rope_scaling)
+            ),
+            "layers_without_rope must be below num_hidden_layers": max(self.layers_without_rope or [0])
+            < self.num_hidden_layers,
             "audio_patch_size must divide audio_latents_per_unit": self.audio_latents_per_unit % self.audio_patch_size
             == 0,
             "video_patch_height must divide video_latent_height": self.video_latent_height % self.video_patch_height
@@ -143,6 +167,13 @@ class StreamerConfig(PreTrainedConfig):
     def response_delay(self) -> int:
         """Units between hearing u_k and playing y_k on the wall clock (DESIGN section 4)."""
         return 1 + self.commit_delay
+
+
+def _is_rope_scaling(scaling: dict[str, Any] | None) -> bool:
+    if scaling is None:
+        return True
+    numbers = {"linear": _LLAMA3_NUMBERS[:1], "llama3": _LLAMA3_NUMBERS}.get(scaling.get("rope_type", ""))
+    return numbers is not None and all(isinstance(scaling.get(n), int | float) and scaling[n] > 0 for n in numbers)
 
 
 def preset(name: str, **overrides: Any) -> StreamerConfig:

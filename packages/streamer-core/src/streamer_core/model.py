@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .cache import CacheSpec
 from .config import StreamerConfig
-from .families.qwen3 import load_qwen3
+from .families.language_models import load_language_model
 from .layout import UnitLayout
 from .masks import group_rows, training_mask
 from .scheduler import FlowMatchScheduler
@@ -146,30 +146,39 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
 
     @classmethod
-    def from_qwen3(
+    def from_language_model(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
         tokenizer: PreTrainedTokenizerFast | None = None,
+        gguf_file: str | None = None,
         **kwargs: Any,
     ) -> StreamerModel:
-        """Start from the weights of a `Qwen3ForCausalLM` folder or hub id.
+        """Start from the weights of a public language model: Qwen3, Qwen2 and 2.5, Llama, SmolLM2, SmolLM3.
 
-        Text behaviour is kept exactly (`text_forward` gives that model's logits); only the parts that Qwen3 does not
-        have are new.
+        Text behaviour is kept exactly (`text_forward` gives that model's logits); only the parts that a language model
+        does not have are new. Where its table of words has no rows to spare for the control tokens, it grows: the
+        logits of all other words stay.
 
         Args:
+            pretrained_model_name_or_path: folder or hub id, of safetensors or GGUF, which transformers dequantises.
             tokenizer: the words of this model, with the control tokens or still without; default: what stands beside
                 the weights. Control ids are those that `StreamerTokenizer.extend` gives, unless `pad_token_id` and
                 `state_token_ids` name them.
+            gguf_file: the file to read; default: the only one of a folder without config.json.
             kwargs: fields of `StreamerConfig`, and options of transformers' `from_pretrained`: dtype, revision, token,
                 cache_dir, local_files_only, device_map ...
 
         Raises:
             TypeError: a keyword is neither.
-            ValueError: the source is not a Qwen3 checkpoint, uses a sliding window, has no tokenizer or no room for its
-                control tokens, or its weights do not fit.
+            ValueError: the source is of another family, uses a sliding window, unknown rotary positions or another
+                activation, has no tokenizer, or its weights do not fit.
         """
-        return load_qwen3(cls, pretrained_model_name_or_path, tokenizer, **kwargs)
+        return load_language_model(cls, pretrained_model_name_or_path, tokenizer, gguf_file, **kwargs)
+
+    @classmethod
+    def from_qwen3(cls, *args: Any, **kwargs: Any) -> StreamerModel:
+        """`from_language_model`, by its older name."""
+        return cls.from_language_model(*args, **kwargs)
 
     def add_heard_words(self) -> None:
         """Give a model that has none the head that writes down what the user says, untrained."""
@@ -181,7 +190,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
     @apply_forward_hook
     def text_forward(self, input_ids: Tensor) -> Tensor:
-        """A plain causal language model: ids (B, T) -> logits (B, T, V). With Qwen3's weights, Qwen3's logits."""
+        """A plain causal language model: ids (B, T) -> logits (B, T, V). With a public model's weights, its logits."""
         batch, length = input_ids.shape
         positions = torch.arange(length, device=input_ids.device).expand(batch, 3, length)
         mask = torch.ones(1, length, length, dtype=torch.bool, device=input_ids.device).tril()

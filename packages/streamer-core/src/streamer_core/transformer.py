@@ -9,6 +9,7 @@ Shape legend: B session, T tokens of this pass, S key slots, L layers, Hq query 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -94,19 +95,37 @@ class RotaryEmbedding(nn.Module):
     def __init__(self, config: StreamerConfig) -> None:
         super().__init__()
         assert config.rope_sections  # `__post_init__` fills them
-        self.head_dim, self.theta = config.head_dim, config.rope_theta
+        self.head_dim, self.theta, self.scaling = config.head_dim, config.rope_theta, config.rope_scaling
         # Frequencies of the height and of the width axis; all others are those of time.
         self.of_axis = {axis: slice(axis, 3 * config.rope_sections[axis], 3) for axis in (1, 2)}
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Positions (B, 3, T) -> what `rotate` multiplies with, cosine and signed sine, each (B, 1, T, D), float32."""
         exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
-        frequencies = (1.0 / self.theta**exponents).double()
+        frequencies = scaled(1.0 / self.theta**exponents, self.scaling).double()
         angles = positions[:, 0, :, None] * frequencies  # (B, T, D / 2)
         for axis, of_axis in self.of_axis.items():
             angles[..., of_axis] = positions[:, axis, :, None] * frequencies[of_axis]
         cosine, sine = angles.cos().float()[:, None], angles.sin().float()[:, None]
         return torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
+
+
+def scaled(frequencies: Tensor, scaling: dict[str, Any] | None) -> Tensor:
+    """Rotary frequencies of models that were lengthened after their first training, as transformers computes them.
+
+    "linear": all are `factor` times lower. "llama3": those that turn less than `low_freq_factor` times in
+    `original_max_position_embeddings` positions are; those that turn more than `high_freq_factor` times stay; between
+    them it is a straight line (Llama 3.1).
+    """
+    if scaling is None:
+        return frequencies
+    lowered = frequencies / scaling["factor"]
+    if scaling["rope_type"] == "linear":
+        return lowered
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = frequencies * scaling["original_max_position_embeddings"] / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - kept) * lowered + kept * frequencies
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -125,17 +144,19 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: StreamerConfig) -> None:
+    def __init__(self, config: StreamerConfig, layer: int) -> None:
         super().__init__()
         c = config
         self.head_dim = c.head_dim
+        self.has_rope = layer not in (c.layers_without_rope or [])
+        output_bias = c.attention_bias if c.attention_output_bias is None else c.attention_output_bias
         self.num_groups = c.num_attention_heads // c.num_key_value_heads
         self.q_proj = nn.Linear(c.hidden_size, c.num_attention_heads * c.head_dim, bias=c.attention_bias)
         self.k_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=c.attention_bias)
         self.v_proj = nn.Linear(c.hidden_size, c.num_key_value_heads * c.head_dim, bias=c.attention_bias)
-        self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=c.attention_bias)
-        self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
-        self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
+        self.o_proj = nn.Linear(c.num_attention_heads * c.head_dim, c.hidden_size, bias=output_bias)
+        self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, attention_inputs: AttentionInputs, cache: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, length, _ = x.shape
@@ -144,9 +165,10 @@ class Attention(nn.Module):
             projection(x).view(batch, length, -1, self.head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        query = rotate(self.q_norm(query).transpose(1, 2), *attention_inputs.rotary)
-        key = rotate(self.k_norm(key).transpose(1, 2), *attention_inputs.rotary)
+        query, key = self.q_norm(query).transpose(1, 2), self.k_norm(key).transpose(1, 2)
         value = value.transpose(1, 2)
+        if self.has_rope:
+            query, key = (rotate(x, *attention_inputs.rotary) for x in (query, key))
         if attention_inputs.exchange is not None:
             query, key, value = attention_inputs.exchange.to_heads(query, key, value)
         if cache is not None:
@@ -169,18 +191,19 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: StreamerConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        c = config
+        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: StreamerConfig) -> None:
+    def __init__(self, config: StreamerConfig, layer: int) -> None:
         super().__init__()
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, layer)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -210,7 +233,7 @@ class StreamerTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config)
         self.num_groups = config.num_attention_heads // config.num_key_value_heads
