@@ -53,9 +53,14 @@ def folder(dyads, tokenizer, tmp_path_factory):
     return folder
 
 
-def batches(folder, tokenizer, **weights):
+def conversations_in(folder, tokenizer, num_processes=1, **weights):
     data = Dyads([folder], with_latents=True)
-    conversations = WorldConversations(data, data, tokenizer, Mixture(weights), NUM_UNITS, 2, DELAY, 1)
+    shape = NUM_UNITS, 2, DELAY, 1
+    return WorldConversations(data, data, tokenizer, Mixture(weights), *shape, num_processes=num_processes)
+
+
+def batches(folder, tokenizer, **weights):
+    conversations = conversations_in(folder, tokenizer, **weights)
     return [conversations[step, 0] for step in range(4)]
 
 
@@ -92,12 +97,15 @@ def test_words_that_do_not_fit_wait_and_none_is_lost(tokenizer):
 
 @pytest.mark.parametrize("task", ["duplex", "speaking"])
 def test_the_agent_is_shifted_by_the_response_delay(folder, tokenizer, task):
-    for batch in batches(folder, tokenizer, **{task: 1.0}):
+    conversations = conversations_in(folder, tokenizer, **{task: 1.0})
+    for step in range(4):
+        batch = conversations[step, 0]
         assert batch.video_latents.shape == (2, 32, NUM_UNITS, 4, 7)
         assert batch.user_audio.shape == (2, 1, NUM_UNITS * 3840)
         assert torch.equal(batch.video_latents[:, 0, :, 0, 0], batch.audio_latents[:, 0, ::4])
-        begins_with_a_dyad = batch.valid.all(1)
-        assert (batch.video_latents[begins_with_a_dyad, 0, 0, 0, 0] == DELAY).all()
+        for row, latents in zip(conversations.rows(step), batch.video_latents, strict=True):
+            units = [unit for piece in row.pieces for unit in range(piece.first, piece.end)]
+            assert latents[0, :, 0, 0].tolist() == units[DELAY : DELAY + NUM_UNITS]
 
 
 def test_language_batches_hold_no_latents_and_name_their_task(folder, tokenizer):
@@ -109,9 +117,7 @@ def test_language_batches_hold_no_latents_and_name_their_task(folder, tokenizer)
 
 
 def test_processes_have_windows_of_their_own_but_the_same_kind_of_batch(folder, tokenizer):
-    data = Dyads([folder], with_latents=True)
-    mixture = Mixture({"words": 1.0, "duplex": 1.0})
-    conversations = WorldConversations(data, data, tokenizer, mixture, NUM_UNITS, 2, DELAY, 1, num_processes=2)
+    conversations = conversations_in(folder, tokenizer, num_processes=2, words=1.0, duplex=1.0)
     kinds = []
     for step in range(8):
         here, there = conversations[step, 0], conversations[step, 1]

@@ -1,12 +1,12 @@
 """Batches for the Transformer: windows of a number of units, cut from conversations, in an order that is a plan.
 
 Which conversations a batch holds follows from the seed and the step alone, so that a run that continues meets what it
-would have met. Of an epoch no piece comes twice.
+would have met. Of an epoch no unit counts twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ STREAMS = (
 )
 MAX_LEAD_IN = 12  # units
 _LEAD_IN_SHARE = 0.4  # of the windows of tasks that may have one
+_CHOICE = 16  # pieces among which one is sought that fits into what is left of a window
 
 
 def time_axis(name: str) -> int:
@@ -56,7 +57,7 @@ def cut(name: str, stream: Tensor, stream_units: int, first_unit: int, num_units
 
 
 class Piece(NamedTuple):
-    """Units [first, end) of conversation `index`; those before `counts_from` are there to be looked back at."""
+    """Units [first, end) of conversation `index`; the agent's before `counts_from` are there to be looked back at."""
 
     index: int  # type: ignore[assignment]  # hides the method of tuples, which nobody calls
     first: int
@@ -71,30 +72,62 @@ class Row(NamedTuple):
     pieces: tuple[Piece, ...]
 
 
-def pieces_of(index: int, num_units: int, window_units: int, delay: int) -> Iterator[Piece]:
-    """A conversation in pieces that fit into windows; every unit of the agent's counts in one of them.
+class Epochs:
+    """The conversations of a source in a random order, all of them once, then again in another order.
 
-    A later piece begins up to `MAX_LEAD_IN` units earlier: what is said there was asked before.
+    A conversation that fits into a window comes whole. Of a longer one comes what fits; the rest comes later in the
+    epoch, after `look_back` units that have counted before: what is said there was asked before.
 
     Args:
-        window_units: units of a window, `delay` more than it trains.
+        window: units of one.
     """
-    yield Piece(index, 0, min(num_units, window_units), 0)
-    done = window_units
-    lead_in = min(MAX_LEAD_IN, (window_units - delay) // 2)
-    while done < num_units:
-        end = min(num_units, done + window_units - delay - lead_in)
-        yield Piece(index, end - window_units, end, done - delay)
-        done = end
+
+    def __init__(self, source: Source, window: int, look_back: int, seed: int, purpose: str) -> None:
+        self._source, self._window, self._look_back = source, window, look_back
+        self._seed, self._purpose = seed, purpose
+        self._epoch, self._left = 0, list[Piece]()
+
+    def take(self, room: int, span: Callable[[Piece], Piece]) -> Piece:
+        """At most `room` units of what this epoch has left; if nothing fits, units that do not count.
+
+        Args:
+            span: what a task takes of a piece.
+        """
+        if not self._left:
+            self._begin()
+        for place in range(1, min(_CHOICE, len(self._left)) + 1):
+            piece = span(self._left[-place])
+            length, counted = piece.end - piece.first, piece.first + room - piece.counts_from
+            is_worth_a_cut = room == self._window or counted > self._look_back
+            if length <= room or (length > self._window and is_worth_a_cut):
+                del self._left[-place]
+                return piece if length <= room else self._cut(piece, piece.first + room)
+        filler = span(self._left[-1])
+        return filler._replace(end=filler.first + room, counts_from=filler.first + room)
+
+    def _cut(self, piece: Piece, end: int) -> Piece:
+        """The units of a piece before `end`; the others get a random place in what is left."""
+        place = int(torch.randint(len(self._left) + 1, (), generator=self._generator))
+        self._left.insert(place, piece._replace(first=max(0, end - self._look_back), counts_from=end))
+        return piece._replace(end=end)
+
+    def _begin(self) -> None:
+        self._generator = torch.Generator().manual_seed(random_seed(self._seed, self._purpose, self._epoch))
+        order = torch.randperm(len(self._source), generator=self._generator).tolist()
+        self._left = [Piece(index, 0, len(self._source[index]["state"]), 0) for index in order]
+        self._epoch += 1
 
 
 class Conversations(EndlessBatches):
     """Batches of windows of `num_units` units, cut from conversations in a row; the agent's side is shifted by the
     response delay.
 
-    A window begins with a conversation, or with the end of another whose units do not count: what was asked there is
-    unknown. Conversations longer than a window come in pieces. Media batches have `batch_size` rows, language batches
-    twice as many. All processes have the same kind of batch in a step: their gradients must be of the same layers.
+    A window holds whole conversations, or a part of one that is longer; every unit of the agent's counts once in an
+    epoch. (The first `response_delay` units of a conversation that begins a window answer nothing, and do not count.)
+    A window may begin with the end of another conversation, whose units do not count: what was asked there is unknown.
+
+    Media batches have `batch_size` rows, language batches twice as many. All processes have the same kind of batch in a
+    step: their gradients must be of the same layers.
 
     Args:
         sources: of each task of the mixture. Tasks that share a source share its epochs: no piece comes again before
@@ -127,6 +160,7 @@ class Conversations(EndlessBatches):
         self.num_units, self.batch_size, self.delay = num_units, batch_size, response_delay
         self.user_text_slots, self.prompt, self.vary = user_text_slots, prompt, vary
         self.num_processes = num_processes
+        self.max_lead_in = min(MAX_LEAD_IN, num_units // 2)
         for name in mixture.weights:
             if name not in sources or not len(sources[name]):
                 raise ValueError(f"there are no conversations for the task {name}")
@@ -145,7 +179,7 @@ class Conversations(EndlessBatches):
 
     def _restart(self) -> None:
         self._step, self._rows = -1, []
-        self._queues: dict[int, Iterator[Piece]] = {}
+        self._epochs: dict[int, Epochs] = {}
 
     def _next_rows(self) -> list[Row]:
         generator = torch.Generator().manual_seed(random_seed(self.seed, "rows", self._step))
@@ -166,29 +200,24 @@ class Conversations(EndlessBatches):
         task, source = self.tasks[name], self.sources[name]
         if task.compose is not None:
             return Row(name, ())
-        queue = self._queues.setdefault(id(source), self._epochs(name, source))
+        epochs = self._epochs_of(name, source)
         pieces: list[Piece] = []
-        length = 0
-        while length < self.num_units + self.delay:
-            piece = self._spanned(next(queue), task, source)
-            if not pieces and task.leads_in and not piece.first:
-                pieces += self._lead_in(source, generator)
-                length += sum(part.end - part.first for part in pieces)
+        room = window = self.num_units + self.delay
+        while room:
+            piece = epochs.take(room, lambda piece: self._spanned(piece, task, source))
+            length = piece.end - piece.first
+            if not pieces and task.leads_in and not piece.first and length < room:
+                pieces += self._lead_in(source, min(room - length, self.max_lead_in), generator)
             pieces.append(piece)
-            length += piece.end - piece.first
+            room = window - sum(part.end - part.first for part in pieces)
         return Row(name, tuple(pieces))
 
-    def _epochs(self, name: str, source: Source) -> Iterator[Piece]:
-        """Every piece of a source in a random order, and again in another."""
-        purpose, epoch = f"epoch of {name}", 0
-        while True:
-            window = self.num_units + self.delay
-            pieces: list[Piece] = []
-            for index in range(len(source)):
-                pieces += pieces_of(index, len(source[index]["state"]), window, self.delay)
-            order = torch.Generator().manual_seed(random_seed(self.seed, purpose, epoch))
-            yield from (pieces[place] for place in torch.randperm(len(pieces), generator=order).tolist())
-            epoch += 1
+    def _epochs_of(self, name: str, source: Source) -> Epochs:
+        """Those that the tasks of a source share; the first that asks names them."""
+        if id(source) not in self._epochs:
+            window, look_back = self.num_units + self.delay, self.max_lead_in + self.delay
+            self._epochs[id(source)] = Epochs(source, window, look_back, self.seed, f"epoch of {name}")
+        return self._epochs[id(source)]
 
     def _spanned(self, piece: Piece, task: Task, source: Source) -> Piece:
         """What a window of this task takes of a piece."""
@@ -196,12 +225,12 @@ class Conversations(EndlessBatches):
         first, end = piece.first + first, piece.first + end
         return Piece(piece.index, first, end, max(first, piece.counts_from))
 
-    def _lead_in(self, source: Source, generator: torch.Generator) -> list[Piece]:
+    def _lead_in(self, source: Source, longest: int, generator: torch.Generator) -> list[Piece]:
         if torch.rand((), generator=generator) >= _LEAD_IN_SHARE:
             return []
         index = int(torch.randint(len(source), (), generator=generator))
         end = len(source[index]["state"])
-        units = int(torch.randint(1, min(MAX_LEAD_IN, end) + 1, (), generator=generator))
+        units = int(torch.randint(1, min(longest, end) + 1, (), generator=generator))
         return [Piece(index, end - units, end, end)]
 
     # ---- what they look like ----
@@ -218,7 +247,7 @@ class Conversations(EndlessBatches):
         task, length = self.tasks[row.task], self.num_units + self.delay
         if task.compose is not None:
             joined = task.compose(source, length, self.tokenizer)
-            valid = torch.ones(len(joined["state"]), dtype=torch.bool)
+            valid = torch.ones(length, dtype=torch.bool)
         else:
             joined = join([units_of(source[piece.index], piece.first, piece.end) for piece in row.pieces])
             valid = torch.cat([torch.arange(piece.first, piece.end) >= piece.counts_from for piece in row.pieces])
@@ -235,7 +264,7 @@ class Conversations(EndlessBatches):
         if self.vary:
             window["user_audio"] = vary_microphone(window["user_audio"])
         window["user_frames"] = self.pictures(window["user_frames"])
-        window["valid"] = valid[: self.num_units]
+        window["valid"] = valid[self.delay : self.delay + self.num_units]
         window["prompt"] = torch.tensor(self._prompt(row.task), dtype=torch.int64)
         return window
 
