@@ -211,6 +211,33 @@ def test_a_picture_that_is_not_in_the_data_is_not_matched():
 
 
 @pytest.mark.parametrize("cls", [TrajectoryDistillation, SelfForcing])
+def test_units_in_which_nobody_was_filmed_count_for_sound_and_words_alone(cls):
+    """In training and in validation; of the picture they count no more than units that do not count at all."""
+    module = distil(cls)
+    module.log = module.log_dict = lambda *_, **__: None
+    batch = batch_for(module.teacher.stage2)
+    filmed = torch.arange(NUM_UNITS).expand(2, -1) % 3 != torch.tensor([[0], [1]])
+    never = torch.zeros_like(filmed)
+
+    def terms(batch):
+        torch.manual_seed(0)
+        return module.losses(batch) | module.gaps(batch, seed=0)
+
+    whole, partly, unfilmed = (terms(batch._replace(video_valid=valid)) for valid in (None, filmed, never))
+    expected = terms(batch._replace(valid=batch.valid & filmed))
+    for name in whole:
+        of_picture = "video" in name
+        same = expected if of_picture else whole
+        torch.testing.assert_close(partly[name].mean(), same[name].mean())
+        assert bool(unfilmed[name].mean()) != of_picture
+        assert bool(unfilmed[name].weight) != of_picture
+    assert partly["video"].mean() != whole["video"].mean()
+    torch.manual_seed(0)
+    module.training_step(batch._replace(video_valid=never), 0).backward()
+    assert not module.streamer.video_out.weight.grad.any() and module.streamer.audio_out.weight.grad.any()
+
+
+@pytest.mark.parametrize("cls", [TrajectoryDistillation, SelfForcing])
 def test_language_alone_trains_the_words_as_stage_2_does(cls):
     module = distil(cls)
     module.log = module.log_dict = lambda *_, **__: None

@@ -20,8 +20,9 @@ from .generation import (
 from .latent_adapters import VIDEO_ADAPTERS, with_video_latents
 from .latents import pack_audio, pack_video, unpack_audio, unpack_video
 from .layout import UnitLayout
+from .losses import WeightedMean, streamer_loss
 from .masks import training_mask
-from .model import Reference, StreamerModel, StreamerOutput, UnitStreams, WeightedMean, streamer_loss
+from .model import Reference, StreamerModel, StreamerOutput, UnitStreams
 from .scheduler import (
     FlowMatchScheduler,
     Latents,

@@ -11,11 +11,10 @@ Shape legend: B session, N noisy copies, S solver steps, K units. Latents are {"
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, NamedTuple
 
 import lightning
@@ -26,7 +25,6 @@ from streamer_core import (
     CacheSpec,
     FlowMatchScheduler,
     Latents,
-    Reference,
     StreamerModel,
     StreamerOutput,
     UnitStreams,
@@ -40,109 +38,12 @@ from torch import Tensor
 
 from ..data.duplex_batch import DuplexBatch
 from .modules import DuplexTraining, log_training, log_validation
-
-Velocity = Callable[[Latents, Tensor], Latents]
-
-
-class Given(NamedTuple):
-    """What responses are denoised from: the history they see, the prompt (B, P) with its reference, and ticks (B,) from
-    it to unit 0."""
-
-    history: UnitStreams
-    prompt_ids: Tensor
-    clock_offset: Tensor
-    reference: Reference | None = None
-
-
-@contextmanager
-def without_gradient() -> Iterator[None]:
-    """`torch.no_grad`, after which autocast forgets the weights that it cast, without gradient in older torch."""
-    with torch.no_grad():
-        yield
-    torch.clear_autocast_cache()
-
-
-def predict(streamer: StreamerModel, noisy: Latents, sigma: Tensor, given: Given) -> tuple[StreamerOutput, Latents]:
-    """One parallel pass over all units and copies: its output, and the velocities by name."""
-    output = streamer(
-        given.history,
-        noisy["audio"],
-        noisy["video"],
-        sigma,
-        given.prompt_ids,
-        given.clock_offset,
-        reference=given.reference,
-    )
-    return output, {"audio": output.audio_velocity, "video": output.video_velocity}
-
-
-def clean_samples(noisy: Latents, velocities: Latents, sigma: Tensor) -> Latents:
-    """Where the velocities lead to: z0 = z - sigma v."""
-    return {name: z - sigma[..., None, None] * velocities[name] for name, z in noisy.items()}
-
-
-def trajectory(velocity: Velocity, noise: Latents, num_steps: int, shift: float = 1.0) -> Iterator[Latents]:
-    """The num_steps + 1 points that `FlowMatchScheduler.solve` visits, noise first, each computed when asked for."""
-    first = next(iter(noise.values()))
-    latents = noise
-    yield latents
-    for sigma, next_sigma in pairwise(FlowMatchScheduler.noise_levels(num_steps, first.device, shift)):
-        velocities = velocity(latents, sigma.expand(first.shape[0]))
-        latents = FlowMatchScheduler.euler_step(latents, velocities, sigma, next_sigma)
-        yield latents
-
-
-def in_parallel(predict_velocities: Callable[[Latents, Tensor], Latents]) -> Velocity:
-    """A velocity field of noise levels (B, N, K) as one of levels (B,), as solvers call it."""
-
-    def velocity(latents: Latents, sigma: Tensor) -> Latents:
-        return predict_velocities(latents, sigma[:, None, None].expand(latents["audio"].shape[:3]))
-
-    return velocity
+from .teacher import Given, Teacher, Velocity, clean_samples, in_parallel, predict, trajectory, without_gradient
 
 
 def valid_mean(error: Tensor, valid: Tensor) -> WeightedMean:
     """The mean of `error` (B, N, K, tokens, dim) over units that count, `valid` (B, K)."""
     return WeightedMean.of(error.mean(dim=(1, 3, 4)), valid)
-
-
-class Teacher:
-    """The frozen model of stage 2 under classifier-free guidance (Ho & Salimans 2022), with many solver steps.
-
-    No `nn.Module`, so that whoever holds it neither trains, averages nor stores it.
-
-    Args:
-        stage2: the training it comes from; its history noise and clock offsets go on.
-        guidance: velocities are v_null + guidance (v - v_null), with v_null from a history without the agent's words
-            and states (`language_dropout` of stage 2). 1 is no guidance and half the work.
-        num_steps, shift: solver steps, and the scheduler's shift of their noise levels.
-    """
-
-    def __init__(self, stage2: DuplexTraining, guidance: float, num_steps: int, shift: float = 1.0) -> None:
-        self.stage2 = stage2.eval().requires_grad_(False)
-        self.guidance, self.num_steps, self.shift = guidance, num_steps, shift
-
-    @torch.no_grad()
-    def perceive(self, batch: DuplexBatch) -> UnitStreams:
-        """The streams of a batch, in float32."""
-        clean = self.stage2.streams(batch)
-        return replace(clean, user_audio=clean.user_audio.float(), user_video=clean.user_video.float())
-
-    @torch.no_grad()
-    def velocities(self, noisy: Latents, sigma: Tensor, given: Given) -> Latents:
-        streamer, seen = self.stage2.streamer, given.history
-        _, told = predict(streamer, noisy, sigma, given)
-        if self.guidance == 1:
-            return told
-        state, text = (torch.full_like(ids, streamer.config.pad_token_id) for ids in (seen.state, seen.agent_text))
-        wordless = replace(seen, state=state, agent_text=text)
-        _, untold = predict(streamer, noisy, sigma, given._replace(history=wordless))
-        return {name: untold[name] + self.guidance * (told[name] - untold[name]) for name in told}
-
-    def trajectory(self, noise: Latents, given: Given) -> list[Latents]:
-        """Every point from `noise` to the endpoint."""
-        field = in_parallel(lambda noisy, sigma: self.velocities(noisy, sigma, given))
-        return list(trajectory(field, noise, self.num_steps, self.shift))
 
 
 class Distillation(lightning.LightningModule):
@@ -211,10 +112,15 @@ class Distillation(lightning.LightningModule):
         """The student's own points from `noise` to the endpoint."""
         return trajectory(self.student_velocity(given), noise, self.hparams.num_steps, self.hparams.shift)
 
-    def weights(self, batch: DuplexBatch) -> dict[str, float]:
-        """Stage 2's weights of sound and picture; a picture that is not in the data has none."""
-        h = self.teacher.stage2.hparams
-        return {"audio": h.audio_weight, "video": 0.0 if batch.video_latents is None else h.video_weight}
+    def counted(self, batch: DuplexBatch) -> dict[str, tuple[float, Tensor]]:
+        """Stage 2's weights of sound and picture, and the units (B, K) in which each counts.
+
+        A picture that is not in the data has no weight, and none counts where the agent was not filmed.
+        """
+        h, filmed = self.teacher.stage2.hparams, batch.video_valid
+        video_weight = 0.0 if batch.video_latents is None else h.video_weight
+        seen = batch.valid if filmed is None else batch.valid & filmed
+        return {"audio": (h.audio_weight, batch.valid), "video": (video_weight, seen)}
 
     def language_terms(self, output: StreamerOutput, clean: UnitStreams, batch: DuplexBatch) -> dict[str, WeightedMean]:
         """Stage 2's cross-entropy of the agent's words, and of the user's where the model writes them down."""
@@ -260,9 +166,9 @@ class Distillation(lightning.LightningModule):
         *_, expected = self.teacher.trajectory(noise, given)
         *_, reached = self.student_trajectory(noise, given)
         terms = {}
-        for name, weight in self.weights(batch).items():
+        for name, (weight, counts) in self.counted(batch).items():
             if weight:
-                square = valid_mean((reached[name] - expected[name]).square(), batch.valid)
+                square = valid_mean((reached[name] - expected[name]).square(), counts)
                 terms[f"{name}_gap"] = WeightedMean(square.mean().sqrt() * square.weight, square.weight)
         output, _ = predict(self.streamer, noise, torch.ones(noise["audio"].shape[:3], device=self.device), given)
         return terms | self.language_terms(output, clean, batch)
@@ -290,8 +196,8 @@ class TrajectoryDistillation(Distillation):
         reached = FlowMatchScheduler.euler_step(noisy, velocities, size, 0.0)
         terms = {
             # A step covers a part of the way: scaled to the error of a whole one.
-            name: valid_mean(((reached[name] - target[name]) / size).square(), batch.valid).scaled(weight)
-            for name, weight in self.weights(batch).items()
+            name: valid_mean(((reached[name] - target[name]) / size).square(), counts).scaled(weight)
+            for name, (weight, counts) in self.counted(batch).items()
         }
         return terms | self.language_terms(output, clean, batch)
 
@@ -410,9 +316,9 @@ class SelfForcing(Distillation):
         real = clean_samples(noisy, self.teacher.velocities(noisy, sigma, given), sigma)
         fake = clean_samples(noisy, predict(self.fake, noisy, sigma, given)[1], sigma)
         terms: dict[str, WeightedMean] = {}
-        for name, weight in self.weights(batch).items():
-            matched = matching_loss(samples[name], real[name], fake[name].detach(), batch.valid)
-            learned = valid_mean((fake[name] - made[name]).square(), batch.valid)
+        for name, (weight, counts) in self.counted(batch).items():
+            matched = matching_loss(samples[name], real[name], fake[name].detach(), counts)
+            learned = valid_mean((fake[name] - made[name]).square(), counts)
             terms |= {name: matched.scaled(weight), f"fake_{name}": learned.scaled(weight)}
         return terms
 
