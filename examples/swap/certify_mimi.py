@@ -14,7 +14,7 @@ from typing import Annotated
 
 import torch
 import typer
-from causal_vae import MimiAudioVAE, State, StreamingModule, certify, compare_certificates
+from causal_vae import MimiAudioVAE, State, StreamingModule, compare_parts
 from torch import Tensor, nn
 from transformers import DynamicCache, MimiConfig, MimiModel
 from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache
@@ -103,15 +103,7 @@ def main(out: Annotated[Path | None, typer.Option(help="folder for every certifi
         "Mimi decode": (StockMimiDecoder(model), latents, LATENT_RATE),
         "MimiAudioVAE": (MimiAudioVAE.from_mimi(model), audio, SAMPLE_RATE),
     }
-    certificates = {
-        name: certify(part, example, rate=rate, num_partitions=4, num_steps=16)
-        for name, (part, example, rate) in parts.items()
-    }
-    print(compare_certificates(certificates))
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, certificate in certificates.items():
-            (out / f"{name.replace(' ', '-').lower()}.json").write_text(certificate.to_json())
+    print(compare_parts(parts, out, num_partitions=4, num_steps=16))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import torch
 import typer
-from causal_vae import State, StreamingModule, WanVideoVAE, certify, compare_certificates
+from causal_vae import State, StreamingModule, WanVideoVAE, compare_parts
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
@@ -53,15 +53,7 @@ def main(out: Annotated[Path | None, typer.Option(help="folder for every certifi
         "Wan decode": (StockWanDecoder(vae), latents, LATENT_RATE),
         "WanVideoVAE": (WanVideoVAE.from_diffusers(vae), video, FRAME_RATE),
     }
-    certificates = {
-        name: certify(part, example, rate=rate, num_partitions=4, num_steps=16)
-        for name, (part, example, rate) in parts.items()
-    }
-    print(compare_certificates(certificates))
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, certificate in certificates.items():
-            (out / f"{name.replace(' ', '-').lower()}.json").write_text(certificate.to_json())
+    print(compare_parts(parts, out, num_partitions=4, num_steps=16))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from causal_vae import CausalAudioVAE, CausalConv1d, Certificate, certify, compare_certificates
+from causal_vae import CausalAudioVAE, CausalConv1d, Certificate, certify, compare_certificates, compare_parts
 from causal_vae.testing import check_causal, check_streaming
 from streamer_core import CacheSpec
 from streamer_pipeline.checks.certification import CoreStream, certify_checkpoint
@@ -76,6 +76,14 @@ def test_certificates_lie_side_by_side():
     assert not any("**no**" in sound for sound, _ in cells.values())
     assert {law for law, (_, grown) in cells.items() if grown.startswith("**no**")} == columns["grows"].broken
     assert len(columns["grows"].broken) < len(cells)
+
+
+def test_parts_are_certified_side_by_side_and_each_certificate_is_kept(tmp_path):
+    parts = {name: (CausalConv1d(3, 4, width), torch.randn(2, 3, 12), 100.0) for name, width in (("A b", 3), ("C", 5))}
+    table = compare_parts(parts, tmp_path / "kept", num_partitions=2, num_steps=8)
+    kept = {path.stem: Certificate.from_json(path.read_text()) for path in (tmp_path / "kept").iterdir()}
+    assert kept.keys() == {"a-b", "c"}
+    assert compare_certificates({"A b": kept["a-b"], "C": kept["c"]}) == table
 
 
 def test_an_example_that_is_too_small_is_refused():

@@ -7,7 +7,7 @@ from .adapters.wan import WanVideoVAE
 from .attention import SlidingWindowAttention
 from .audio_vae import AudioDecoder, CausalAudioVAE, CausalConvNeXt
 from .certification.certificate import Certificate, certify
-from .certification.comparison import compare_certificates
+from .certification.comparison import compare_certificates, compare_parts
 from .config_fields import check_fields
 from .distributions import DiagonalGaussian
 from .hub.cards import ModelCardMixin
@@ -62,6 +62,7 @@ __all__ = [
     "check_fields",
     "clone_state",
     "compare_certificates",
+    "compare_parts",
     "execution_device",
     "flatten_state",
     "index_state",

@@ -3,8 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from .certificate import Certificate
+from torch import Tensor, nn
+
+from .certificate import Certificate, certify
+
+
+def compare_parts(
+    parts: Mapping[str, tuple[nn.Module, Tensor, float]], folder: Path | None = None, **options: Any
+) -> str:
+    """Certify several parts: `compare_certificates` of them.
+
+    Args:
+        parts: by name, each with an example of what it takes and the example's steps per second.
+        folder: every certificate is written there as JSON.
+        options: of `certify`.
+
+    Raises:
+        ValueError: an example is too small, or not a whole number of chunks.
+        OSError: the folder cannot be written.
+    """
+    certificates = {name: certify(part, example, rate=rate, **options) for name, (part, example, rate) in parts.items()}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, certificate in certificates.items():
+            (folder / f"{name.replace(' ', '-').lower()}.json").write_text(certificate.to_json(), encoding="utf-8")
+    return compare_certificates(certificates)
 
 
 def compare_certificates(certificates: Mapping[str, Certificate]) -> str:
