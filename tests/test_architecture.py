@@ -28,7 +28,6 @@ PRIMITIVES |= {"CheckedFiles", "StreamSpec", "execution_device"}
 WORLD = ROOT / "examples" / "duplex_world" / "duplex_world"
 SCRIPTS = sorted(path for path in (ROOT / "examples").rglob("*.py") if WORLD not in path.parents)
 LONGEST_EXAMPLE = 120  # lines
-STILL_LONGER = {"train_streamer.py"}  # the command `wan-streamer train` takes its place
 
 
 def imports(path: Path) -> list[tuple[str, list[str]]]:
@@ -143,7 +142,7 @@ def test_an_example_opens_with_its_command_and_is_short(path):
     assert "\n" not in summary and summary.endswith((".", "?", "!"))
     assert all(line.startswith("    ") for line in block.splitlines()), "the docstring's first block is the command"
     assert str(path.relative_to(ROOT)) in block
-    assert len(text.splitlines()) <= LONGEST_EXAMPLE or path.name in STILL_LONGER
+    assert len(text.splitlines()) <= LONGEST_EXAMPLE
 
 
 def test_packages_know_no_example():

@@ -16,26 +16,24 @@ from typing import Annotated
 
 import torch
 import typer
-from causal_codec import (
-    CausalVideoEncoder,
-)
+from causal_codec import CausalVideoEncoder
 from causal_vae.training import build_trainer, fit
 from duplex_world.conversations import WORLD_TASKS, Dyads, WorldConversations
 from duplex_world.stages import (
     AUDIO_WEIGHT,
-    PHASES,
     SIZES,
     STAGES,
     assemble,
     common_tokenizer,
     load_parts,
     new_parts,
+    save_parts,
     validation_loaders,
 )
 from streamer_pipeline import RecordingReader
 from streamer_pipeline.data.tasks import Mixture
-from streamer_pipeline.training.modules import DuplexTraining, ShardedDuplexTraining, gather_weights
 from streamer_pipeline.training.samples import SampleConversations
+from streamer_pipeline.training.stages import PHASES, lightning_strategy, training_module
 from transformers import AutoModel
 
 
@@ -57,17 +55,13 @@ def main(
     start_from: Annotated[Path | None, typer.Option(help="an earlier run whose weights to start from")] = None,
     audio_encoder: Annotated[Path | None, typer.Option(help="ears to start with, of train_senses.py")] = None,
     video_encoder: Annotated[Path | None, typer.Option(help="eyes to start with, of train_senses.py")] = None,
-    sample: Annotated[
-        Path | None, typer.Option(help="a recording to talk to after each validation, with both VAEs")
-    ] = None,
+    sample: Annotated[Path | None, typer.Option(help="recording to talk to after each validation")] = None,
     audio_vae: Annotated[Path, typer.Option(help="renders --sample")] = Path("runs/audio_vae/audio_vae"),
     video_vae: Annotated[Path, typer.Option(help="renders --sample")] = Path("runs/video_vae/video_vae"),
     precision: Annotated[str, typer.Option(help="Lightning's: 32-true or bf16-mixed")] = "bf16-mixed",
     devices: Annotated[int, typer.Option(help="processes (on a CPU) or GPUs; each draws its own batches")] = 1,
     num_nodes: Annotated[int, typer.Option(help="machines with so many devices each, started with torchrun")] = 1,
-    strategy: Annotated[
-        str, typer.Option(help="Lightning's, or fsdp2 to split weights over devices; default: ddp for several")
-    ] = "auto",
+    strategy: Annotated[str, typer.Option(help="Lightning's, or fsdp2 to split weights over devices")] = "auto",
     num_threads: int = 1,
     seed: Annotated[int, typer.Option(min=0, help="of new weights, data and noise")] = 0,
 ) -> None:
@@ -83,25 +77,17 @@ def main(
     if video_encoder:
         parts = *parts[:2], CausalVideoEncoder.from_pretrained(video_encoder, dtype=torch.float32)
     mixture = Mixture.parse(tasks, WORLD_TASKS) if tasks else settings["mixture"]
-    is_sharded = strategy == "fsdp2"
-    if is_sharded and stage == 3:
-        raise typer.BadParameter("stage 3 holds a teacher beside its student; train it with --strategy auto")
-    training = (ShardedDuplexTraining if is_sharded else DuplexTraining)(
-        *(part.train() for part in parts),
+    training = training_module(
+        parts,
         learning_rate or settings["learning_rate"],
         max_steps,
+        load_parts(teacher or start_from) if stage == 3 else None,
+        phase,
+        strategy,
         audio_weight=AUDIO_WEIGHT,
         history_dropout=history_dropout,
         validation_names=tuple(mixture.weights),
     )
-    if stage == 3:
-        training = PHASES[phase](
-            parts[0],
-            DuplexTraining(*load_parts(teacher or start_from), **training.hparams),
-            learning_rate or settings["learning_rate"],
-            max_steps,
-            validation_names=tuple(mixture.weights),
-        )
     config = parts[0].config
     data = {
         "tokenizer": tokenizer,
@@ -116,8 +102,7 @@ def main(
         language_dyads, media_dyads, mixture=mixture, seed=seed, num_processes=devices * num_nodes, **data
     )
     validation = validation_loaders(data, val_dyads, list(mixture.weights)) if val_dyads else None
-    if devices * num_nodes > 1 and strategy == "auto":
-        strategy = "ddp_find_unused_parameters_true"  # language batches leave what denoises unused
+    strategy = lightning_strategy(strategy, devices * num_nodes)
     callbacks = []
     if sample:
         pipeline = assemble(parts, tokenizer, audio_vae, video_vae)
@@ -126,13 +111,9 @@ def main(
         run, max_steps, validate_every if validation else None, callbacks, precision, devices, strategy, num_nodes, seed
     )
     fit(trainer, run, training, batches, validation)
-    whole = [gather_weights(part) for part in parts]
-    if not trainer.is_global_zero:
-        return
-    for name, part, weights in zip(("streamer", "audio_encoder", "video_encoder"), parts, whole, strict=True):
-        part.save_pretrained(run / name, state_dict=weights)
-    tokenizer.save_pretrained(run / "tokenizer")
-    typer.echo(f"saved streamer, encoders and tokenizer in {run}")
+    if save_parts(trainer, run, parts):
+        tokenizer.save_pretrained(run / "tokenizer")
+        typer.echo(f"saved streamer, encoders and tokenizer in {run}")
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def folder(dyads, tokenizer, tmp_path_factory):
 
 def conversations_in(folder, tokenizer, num_processes=1, **weights):
     data = Dyads([folder], with_latents=True)
-    shape = NUM_UNITS, 2, DELAY, 1
-    return WorldConversations(data, data, tokenizer, Mixture(weights), *shape, num_processes=num_processes)
+    shape = {"num_units": NUM_UNITS, "batch_size": 2, "response_delay": DELAY, "user_text_slots": 1}
+    return WorldConversations(data, data, tokenizer, Mixture(weights), num_processes=num_processes, **shape)
 
 
 def batches(folder, tokenizer, **weights):

@@ -5,6 +5,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from causal_vae import CausalVideoVAE
 from duplex_world.agent_voice import AgentVoice
 from duplex_world.dyad import build_dyad
 from duplex_world.grammar import USER_PHRASINGS
@@ -12,7 +13,10 @@ from duplex_world.render import render_frames
 from duplex_world.shards import is_built, write_shard
 from duplex_world.splits import SPLITS, USER_VOICES, is_held_out_phrasing, phrasing
 from duplex_world.tensors import to_video
-from streamer_pipeline import read_dataset_info, read_dyads
+from duplex_world.training_tensors import build_tokenizer, encode_dyad
+from streamer_pipeline import StreamerPipeline, read_dataset_info, read_dyads
+from streamer_pipeline.data.encoding import DyadEncoder
+from tiny_parts import tiny_pipeline
 
 SCENARIOS = ("greet", "silence", "interrupt")
 
@@ -47,6 +51,25 @@ def test_what_is_read_is_what_was_built(dyads, folder):
             error = (getattr(read, f"{side}_video") - drawn).square().mean()
             assert 10 * torch.log10(4 / error) > 30
         assert np.allclose(read.labels["agent"]["motion"]["mouth_open"], dyad.agent_motion["mouth_open"], atol=1e-3)
+
+
+def test_a_shard_is_trained_on_like_the_dyads_that_prepare_dyads_stores(dyads, folder):
+    """Words of both sides, unit by unit, and when the agent speaks."""
+    tokenizer = build_tokenizer()
+    grid = {"video_latent_height": 4, "video_latent_width": 7, "video_patch_height": 4}
+    parts = tiny_pipeline(vocab_size=len(tokenizer), **grid).components
+    vae = CausalVideoVAE(latent_channels=4, latent_width=8, cell_channels=8, fine_channels=4, decoder_depth=1)
+    parts |= {"tokenizer": tokenizer, "video_vae": vae, "video_decoder": None}
+    encoder = DyadEncoder(StreamerPipeline(**parts))
+    spoken = [0, 0]
+    for dyad, stored in zip(dyads, read_dyads(folder, "test"), strict=True):
+        found, expected = encoder(stored), encode_dyad(dyad, tokenizer)
+        for name in ("state", "text", "user_heard"):
+            assert torch.equal(found[name], expected[name]), name
+        assert found["pictured"].all() and len(found["state"]) == dyad.num_units
+        spoken[0] += int((found["text"] != tokenizer.pad_token_id).sum())
+        spoken[1] += int((found["user_heard"] != tokenizer.pad_token_id).sum())
+    assert min(spoken) > 3
 
 
 def test_the_same_dyads_give_the_same_bytes(dyads, folder, tmp_path):

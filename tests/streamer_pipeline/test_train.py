@@ -5,6 +5,7 @@ import filecmp
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,48 @@ def test_a_dyad_is_encoded_once_and_again_when_it_or_the_coders_change(dyads, ch
         next(other.audio_vae.parameters()).add_(1e-3)
     assert not {name for name, _ in encode(other)} & {name for name, _ in first}
     assert not {name for name, _ in encode(plain_words=True)} & {name for name, _ in first}
+
+
+def test_processes_of_a_machine_share_the_encoding(dyads, checkpoint, tmp_path):
+    class Watched(DyadEncoder):
+        def __call__(self, dyad):
+            self.encoded.append(dyad.key)
+            return super().__call__(dyad)
+
+    encoders = [Watched(StreamerPipeline.from_pretrained(checkpoint)) for _ in range(2)]
+    for encoder in encoders:
+        encoder.encoded = []
+    with ThreadPoolExecutor(2) as threads:
+        shares = [
+            threads.submit(encode_split, dyads, "train", encoder, tmp_path, n, 2) for n, encoder in enumerate(encoders)
+        ]
+        one, other = (share.result().files for share in shares)
+    keys = [dyad.key for dyad in read_dyads(dyads, "train")]
+    assert [encoder.encoded for encoder in encoders] == [keys[::2], keys[1::2]]
+    assert one == other and [path.exists() for path in one] == [True] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["auto", "fsdp2"])
+def test_two_processes_train_through_the_command(dyads, checkpoint, tmp_path, strategy):
+    """Started by Lightning, or by torchrun. One of them speaks and writes; the run goes on where it was."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"] if strategy == "fsdp2" else []
+    settings = SHORT | {"data": str(dyads), "start_from": str(checkpoint), "run": str(folder), "batch_size": 1}
+    settings |= {"cache": str(tmp_path / "cache"), "devices": 2, "strategy": strategy}
+    for max_steps in (2, 3):
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings | {"max_steps": max_steps}))
+        command = [sys.executable, "-m", *launcher, "streamer_pipeline", "train", "--config", tmp_path / "run.yaml"]
+        with log.open("w") as output:
+            subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=True)
+        assert log.read_text().count("talk to it: wan-streamer talk") == 1
+        assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] == max_steps
+    assert yaml.safe_load((folder / "config.yaml").read_text())["devices"] == 2
+    assert sorted(path.name for path in (folder / "metrics").iterdir()) == ["version_0", "version_1"]
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+    assert not list(folder.glob("*.partial"))
+    assert {"audio_out.weight", "lm_head.weight"} <= changed(checkpoint, folder)
+    StreamerPipeline.from_pretrained(folder / "checkpoint").open_session().step(random_units(1)[0])
 
 
 def test_validation_is_logged_and_filmed(train, dyads, tmp_path):

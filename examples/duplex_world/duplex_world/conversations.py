@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -91,22 +92,14 @@ class Dyads:
 
 
 class WorldConversations(Conversations):
-    """`Conversations` of the world's tasks, those of language from `dyads`, those of media from `media_dyads`."""
+    """`Conversations` of the world's tasks, those of language from `dyads`, those of media from `media_dyads`.
+
+    Args:
+        options: of `Conversations`.
+    """
 
     def __init__(
-        self,
-        dyads: Source,
-        media_dyads: Source | None,
-        tokenizer: StreamerTokenizer,
-        mixture: Mixture,
-        num_units: int,
-        batch_size: int,
-        response_delay: int,
-        user_text_slots: int,
-        vary: bool = True,
-        seed: int = 0,
-        num_processes: int = 1,
+        self, dyads: Source, media_dyads: Source | None, tokenizer: StreamerTokenizer, mixture: Mixture, **options: Any
     ) -> None:
         sources = {name: media_dyads if WORLD_TASKS[name].renders else dyads for name in mixture.weights}
-        shape = num_units, batch_size, response_delay, user_text_slots
-        super().__init__(sources, tokenizer, mixture, *shape, PROMPT, WORLD_TASKS, vary, seed, num_processes)
+        super().__init__(sources, tokenizer, mixture, prompt=PROMPT, tasks=WORLD_TASKS, **options)

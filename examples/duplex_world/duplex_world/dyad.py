@@ -99,6 +99,7 @@ class Dyad:
                 "transcript": _rounded(self.agent_transcript),
                 "behaviors": [asdict(behavior) for behavior in self.agent_behaviors],
                 "words": self.agent_words,
+                "speaking": self.agent_speaking.tolist(),
             },
             "expect": [asdict(expectation) for expectation in self.expect],
         }

@@ -1,7 +1,9 @@
 """The stages of training: what each draws, for how long, and the parts and batches that it starts with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import lightning
 import torch
 from causal_codec import (
     CausalAudioEncoder,
@@ -13,7 +15,7 @@ from causal_vae import CausalAudioVAE, CausalVideoVAE
 from streamer_core import FlowMatchScheduler, StreamerModel, StreamerTokenizer, preset
 from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.data.tasks import Mixture
-from streamer_pipeline.training.distillation import SelfForcing, TrajectoryDistillation
+from streamer_pipeline.training.modules import gather_weights
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoModel, PreTrainedModel
@@ -37,7 +39,6 @@ STAGES = {
         "learning_rate": 3e-4,
     },
 }
-PHASES = {"trajectory": TrajectoryDistillation, "self-forcing": SelfForcing}
 SIZES = {"smoke": {"batch_size": 2, "num_units": 8}, "tiny": {"batch_size": 4, "num_units": 48}}
 VALIDATION_BATCHES = 6
 AUDIO_WEIGHT = 4.0  # speech fills a quarter of the units and is the first thing that sounds wrong
@@ -50,6 +51,15 @@ def load_parts(folder: Path) -> tuple[StreamerModel, PreTrainedModel, CausalVide
         AutoModel.from_pretrained(folder / "audio_encoder", dtype=torch.float32),
         CausalVideoEncoder.from_pretrained(folder / "video_encoder", dtype=torch.float32),
     )
+
+
+def save_parts(trainer: lightning.Trainer, folder: Path, parts: Sequence[PreTrainedModel]) -> bool:
+    """Write what `load_parts` reads: whether this process did. Weights may be split; all processes must call it."""
+    whole = [gather_weights(part) for part in parts]
+    if trainer.is_global_zero:
+        for name, part, weights in zip(("streamer", "audio_encoder", "video_encoder"), parts, whole, strict=True):
+            part.save_pretrained(folder / name, state_dict=weights)
+    return trainer.is_global_zero
 
 
 def new_parts(tokenizer: StreamerTokenizer) -> tuple[StreamerModel, CausalAudioEncoder, CausalVideoEncoder]:

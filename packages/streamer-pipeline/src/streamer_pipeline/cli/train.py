@@ -68,6 +68,8 @@ def train(
                 import peft  # noqa: F401
         from ..training.run import train as work
 
-        checkpoint, notes = work(settings)
+        if (made := work(settings)) is None:
+            return  # another process speaks for all
+        checkpoint, notes = made
         say_notes(notes)
         say(f"saved {checkpoint}; talk to it: wan-streamer talk RECORDING --checkpoint {checkpoint}")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import string
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from .words import fill_slots, unit_at
 _VERSION = "1"  # of what is written; another one encodes again
 _PIECE_UNITS = 8  # of picture at once: a whole clip's activations are large
 _STILL_UNITS = 32
+_POLL_SECONDS = 0.1
 _PLAIN = str.maketrans("", "", string.punctuation.replace("'", ""))
 
 
@@ -249,8 +251,13 @@ class _FileTensors(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def encode_split(source: str | Path, split: str, encoder: DyadEncoder, cache: Path) -> EncodedDyads:
+def encode_split(
+    source: str | Path, split: str, encoder: DyadEncoder, cache: Path, process: int = 0, num_processes: int = 1
+) -> EncodedDyads:
     """The dyads of a split, encoded; what lies in the cache already is not encoded again.
+
+    Args:
+        process, num_processes: of those that share the cache. Each encodes its share and waits for the others'.
 
     Raises:
         ValueError: there is no such source or split, it is empty, or a dyad cannot be encoded.
@@ -258,15 +265,18 @@ def encode_split(source: str | Path, split: str, encoder: DyadEncoder, cache: Pa
     """
     cache.mkdir(parents=True, exist_ok=True)
     files = []
-    for row in track(read_rows(source, split), f"encoding {split}"):
+    for index, row in enumerate(track(read_rows(source, split), f"encoding {split}", disable=process > 0)):
         path = cache / f"{encoder.name_of(row)}.safetensors"
-        if not _is_whole(path):
+        if index % num_processes == process and not _is_whole(path):
             partial = path.with_suffix(f".{os.getpid()}.partial")
             save_file(encoder(decode_dyad(row, source)), partial)
             partial.rename(path)
         files.append(path)
     if not files:
         raise ValueError(f"the split {split} of {source} holds no dyads")
+    for path in files:
+        while not _is_whole(path):
+            time.sleep(_POLL_SECONDS)
     return EncodedDyads(files)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
@@ -155,7 +156,9 @@ def claim(config: TrainConfig) -> None:
             told = ", ".join(f"{name} {before.get(name)!r}, not {now[name]!r}" for name in others)
             raise ValueError(f"{config.run} holds a run with {told}: continue it as it was, or take another --run")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8")
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # all processes write it, and none shall read half of it
+    partial.write_text(yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8")
+    partial.replace(path)
 
 
 _CHOICES = {"Method": Method, "Phase": Phase, "Preset": Preset, "Precision": Precision, "Words": Words}

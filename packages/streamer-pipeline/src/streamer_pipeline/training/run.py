@@ -26,20 +26,19 @@ from ..hub.placement import load_pipeline
 from ..pipeline import StreamerPipeline
 from ..units import UserUnit
 from .config import TrainConfig, claim
-from .distillation import SelfForcing, TrajectoryDistillation
-from .modules import DuplexTraining, ShardedDuplexTraining, gather_weights
+from .modules import gather_weights
 from .samples import SampleConversations, user_units
-from .stages import STAGES, choose_trained, learning_rate, new_weights
+from .stages import STAGES, choose_trained, learning_rate, lightning_strategy, new_weights, training_module
 from .throughput import Throughput
 
 VALIDATION_BATCHES = 6
-_PHASES = {"trajectory": TrajectoryDistillation, "self-forcing": SelfForcing}
 
 
-def train(config: TrainConfig) -> tuple[Path, list[str]]:
+def train(config: TrainConfig) -> tuple[Path, list[str]] | None:
     """Train, from the start or from where the run stopped: the folder of the new checkpoint, and notes for people.
 
-    The folder of the run also holds its record, metrics with their plot, samples and what a continued run needs.
+    The folder of the run also holds its record, metrics with their plot, samples and what a continued run needs. Of
+    several processes the first alone writes them; the others come back with None.
 
     Raises:
         ValueError: there are no dyads, they do not fit the checkpoint, or the folder holds another run.
@@ -54,8 +53,9 @@ def train(config: TrainConfig) -> tuple[Path, list[str]]:
         new_weights(pipeline, config.preset)
     encoder = DyadEncoder(pipeline, config.words == "plain", shows_itself=config.preset is None)
     cache = Path(config.cache) if config.cache else default_cache()
-    dyads = encode_split(config.data, config.split, encoder, cache)
-    unseen = encode_split(config.data, config.val_split, encoder, cache) if has_split(*_validation(config)) else None
+    share = _own_share()
+    dyads = encode_split(config.data, config.split, encoder, cache, *share)
+    unseen = encode_split(*_validation(config), encoder, cache, *share) if has_split(*_validation(config)) else None
     notes = [] if unseen else [f"{config.data} has no split {config.val_split}: nothing is validated"]
     streamer, changed = choose_trained(pipeline, config)
     if not any(bool(dyads[index]["pictured"].any()) for index in range(len(dyads))):
@@ -75,7 +75,7 @@ def train(config: TrainConfig) -> tuple[Path, list[str]]:
         _callbacks(config, pipeline, training, bool(validation)),
         config.precision,
         config.devices,
-        _strategy(config),
+        lightning_strategy(config.strategy, config.num_devices),
         config.num_nodes,
         config.seed,
     )
@@ -83,7 +83,7 @@ def train(config: TrainConfig) -> tuple[Path, list[str]]:
         notes.append(f"--validate-every {config.validate_every} is more than --max-steps {steps}: nothing is validated")
     fit(trainer, run, training, batches, list(validation.values()) or None, config.num_workers)
     _save(trainer, config, pipeline, training, changed, folder)
-    return run / "checkpoint", notes
+    return (run / "checkpoint", notes) if trainer.is_global_zero else None
 
 
 def _folder_of(checkpoint: str) -> Path:
@@ -100,6 +100,15 @@ def _own_device() -> str:
     if accelerator is None:
         return "cpu"
     return f"{accelerator.type}:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _own_share() -> tuple[int, int]:
+    """This process's number and the number of those that torchrun started beside it on this machine.
+
+    Lightning starts the others of a machine later, when the first has encoded everything.
+    """
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(os.environ.get("LOCAL_RANK", "0")) % num_processes, num_processes
 
 
 def _validation(config: TrainConfig) -> tuple[str, str]:
@@ -171,7 +180,10 @@ def _validations(
 
 
 def _module(config: TrainConfig, pipeline: StreamerPipeline, streamer: Any, tasks: tuple[str, ...]) -> LightningModule:
-    steps, rate = config.max_steps or STAGES[config.stage].max_steps, learning_rate(config)
+    teacher = None
+    if config.stage == 3:
+        loaded = load_pipeline(config.teacher or config.start_from)
+        teacher = loaded.streamer, loaded.audio_encoder, loaded.video_encoder
     options: dict[str, Any] = {
         "text_weight": config.text_weight,
         "audio_weight": config.audio_weight,
@@ -180,20 +192,16 @@ def _module(config: TrainConfig, pipeline: StreamerPipeline, streamer: Any, task
         "history_dropout": config.history_dropout,
         "validation_names": tasks,
     }
-    ears, eyes = pipeline.audio_encoder, pipeline.video_encoder
-    if config.stage < 3:
-        kind = ShardedDuplexTraining if config.strategy == "fsdp2" else DuplexTraining
-        return kind(streamer, ears.train(), eyes.train(), rate, steps, **options)
-    teacher = load_pipeline(config.teacher or config.start_from)
-    stage2 = DuplexTraining(teacher.streamer, teacher.audio_encoder, teacher.video_encoder, rate, steps, **options)
-    shift = pipeline.scheduler.config.get("shift", 1.0)
-    return _PHASES[config.phase](streamer, stage2, rate, steps, shift=shift, validation_names=tasks)
-
-
-def _strategy(config: TrainConfig) -> str:
-    if config.num_devices > 1 and config.strategy == "auto":
-        return "ddp_find_unused_parameters_true"  # language batches leave what denoises unused
-    return config.strategy
+    return training_module(
+        (streamer, pipeline.audio_encoder, pipeline.video_encoder),
+        learning_rate(config),
+        config.max_steps or STAGES[config.stage].max_steps,
+        teacher,
+        config.phase,
+        config.strategy,
+        pipeline.scheduler.config.get("shift", 1.0),
+        **options,
+    )
 
 
 def _callbacks(config: TrainConfig, pipeline: StreamerPipeline, training: Any, validates: bool) -> list[Callback]:

@@ -1,4 +1,4 @@
-"""What each stage draws and for how long, and which weights each method trains."""
+"""What each stage draws and for how long, which weights each method trains, and the module that trains them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from causal_codec import (
     CausalVideoEncoder,
     CausalVideoEncoderConfig,
 )
+from lightning.pytorch import LightningModule
 from streamer_core import StreamerModel, preset
 from torch import nn
 
 from ..pipeline import StreamerPipeline
 from .config import TrainConfig
+from .distillation import SelfForcing, TrajectoryDistillation
+from .modules import DuplexTraining, ShardedDuplexTraining
 
 HEADS = ("audio_out", "video_out", "lm_head")
 _STREAM_FIELDS = (
@@ -46,6 +49,7 @@ STAGES = {
     2: Stage("duplex=0.5 words=0.3 hearing=0.1 speaking=0.1", 2000, 3e-4),
     3: Stage("duplex=0.6 words=0.25 speaking=0.15", 400, 3e-4),
 }
+PHASES = {"trajectory": TrajectoryDistillation, "self-forcing": SelfForcing}  # of stage 3
 LORA_LEARNING_RATE = 1e-3  # adapters start from nothing
 
 
@@ -100,3 +104,41 @@ def choose_trained(pipeline: StreamerPipeline, config: TrainConfig) -> tuple[nn.
         if name != "lm_head" or not streamer.config.tie_word_embeddings:
             getattr(streamer, name).requires_grad_()
     return streamer.train(), ("streamer",)
+
+
+def training_module(
+    parts: tuple[Any, Any, Any],
+    learning_rate: float,
+    max_steps: int,
+    teacher: tuple[Any, Any, Any] | None = None,
+    phase: str = "trajectory",
+    strategy: str = "auto",
+    shift: float = 1.0,
+    **options: Any,
+) -> LightningModule:
+    """What trains Transformer, audio encoder and video encoder in stages 1 and 2, or with a teacher in stage 3.
+
+    Args:
+        parts, teacher: these three; of a student the Transformer alone is trained.
+        phase: of stage 3. strategy: "fsdp2" splits the weights over processes. shift: of the scheduler.
+        options: of `DuplexTraining`.
+
+    Raises:
+        ValueError: stage 3 with fsdp2.
+    """
+    if teacher is None:
+        kind = ShardedDuplexTraining if strategy == "fsdp2" else DuplexTraining
+        streamer, ears, eyes = (part.train() for part in parts)
+        return kind(streamer, ears, eyes, learning_rate, max_steps, **options)
+    if strategy == "fsdp2":
+        raise ValueError("stage 3 holds a teacher beside its student; train it with --strategy auto")
+    stage2 = DuplexTraining(*teacher, learning_rate, max_steps, **options)
+    names = options.get("validation_names", ())
+    return PHASES[phase](parts[0].train(), stage2, learning_rate, max_steps, shift=shift, validation_names=names)
+
+
+def lightning_strategy(strategy: str, num_processes: int) -> str:
+    """Lightning's own name for "auto" with several processes."""
+    if num_processes > 1 and strategy == "auto":
+        return "ddp_find_unused_parameters_true"  # language batches leave what denoises unused
+    return strategy
