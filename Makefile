@@ -38,10 +38,13 @@ setup-face: ## packages of npm for `wan-streamer eval --face landmarks` (331 MB)
 	    --prefix "$$folder" @vladmandic/face-api@1.7.15 @tensorflow/tfjs@4.22.0 @tensorflow/tfjs-backend-wasm@4.22.0; } || \
 	    echo "without node and its packages the face judge does not work, and its tests are skipped" >&2
 
-setup-browser: ## Debian's Chromium and Firefox for the tests of the page, which are skipped without them
-	@(command -v chromium && command -v firefox-esr) >/dev/null || \
-	    examples/duplex_world/install_debian_packages.sh chromium firefox-esr || \
+setup-browser: ## Debian's Chromium and Firefox, and npm's axe-core, for the tests of the page, which are skipped without them
+	@(command -v chromium && command -v firefox-esr && command -v npm) >/dev/null || \
+	    examples/duplex_world/install_debian_packages.sh chromium firefox-esr npm || \
 	    echo "without chromium and firefox-esr the tests of the page in a browser are skipped" >&2
+	@folder="$${WAN_STREAMER_CACHE:-$$HOME/.cache/wan-streamer}/axe-core" && mkdir -p "$$folder" && \
+	    { test -e "$$folder/node_modules/.package-lock.json" || npm install --silent --no-audit --no-fund --ignore-scripts \
+	    --prefix "$$folder" axe-core@4.14.1; } || echo "without npm the test of the page's accessibility is skipped" >&2
 
 CLIENTS := $(or $(WAN_STREAMER_CACHE),$(HOME)/.cache/wan-streamer)/clients
 

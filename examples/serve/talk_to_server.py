@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from aiortc.contrib.media import MediaRecorder
+from streamer_pipeline.media.marks import mark_as_generated
 from streamer_pipeline.serve.client import CallRefused, LiveClient, RecordingPlayer
 
 
@@ -31,6 +32,7 @@ async def talk(url: str, recording: Path, output: Path, seconds: float, token: s
             pass
         finally:
             await recorder.stop()
+            mark_as_generated(output)
     print(f"\nthe agent's side is in {output}")
 
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from streamer_pipeline.media.marks import COMMENT, GENERATED, PARTLY_GENERATED, XMP_BOX
 from streamer_pipeline.media.recordings import RecordingError, RecordingReader, RecordingWriter, side_by_side
 from streamer_pipeline.media.subtitles import captions, write_srt
 from streamer_pipeline.units import FRAME_RATE, SAMPLE_RATE, AgentUnit, UserUnit
@@ -510,3 +511,31 @@ def test_srt_tells_the_two_sides_apart(tmp_path):
     assert (tmp_path / "transcript.srt").read_text(encoding="utf-8") == (
         "1\n00:00:00,000 --> 00:00:01,120\nuser: what is this\n\n2\n00:00:00,480 --> 00:00:01,120\nit is red\n"
     )
+
+
+def test_films_of_the_agent_say_that_they_are_generated_and_films_of_the_user_do_not(tmp_path):
+    user = UserUnit(torch.zeros(1, 3840), torch.zeros(3, 4, 16, 16))
+    agent = AgentUnit(user.audio, user.video, "", "speak", 0)
+    for name, unit, source_type in (
+        ("user.mp4", user, None),
+        ("agent.mp4", agent, GENERATED),
+        ("both.mp4", side_by_side(user, agent), PARTLY_GENERATED),
+    ):
+        with RecordingWriter(tmp_path / name, *unit.video.shape[2:], len(unit.audio)) as writer:
+            writer.write(unit)
+        with av.open(str(tmp_path / name)) as container:
+            assert container.metadata.get("comment") == (COMMENT if source_type else None)
+        packets = xmp_packets((tmp_path / name).read_bytes())
+        assert len(packets) == (source_type is not None) and all(f'"{source_type}"' in packet for packet in packets)
+        assert RecordingReader(tmp_path / name, 16, 16).num_units == 1
+
+
+def xmp_packets(film: bytes) -> list[str]:
+    """Of an mp4, whose boxes begin with their length and kind."""
+    packets, start = [], 0
+    while start < len(film):
+        length, kind = int.from_bytes(film[start : start + 4], "big"), film[start + 4 : start + 8]
+        if kind == b"uuid" and film[start + 8 : start + 24] == XMP_BOX.bytes:
+            packets.append(film[start + 24 : start + length].decode())
+        start += length
+    return packets

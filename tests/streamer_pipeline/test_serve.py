@@ -16,6 +16,7 @@ from aiortc import RTCPeerConnection
 from aiortc.mediastreams import MediaStreamTrack
 from live_server import client, leftovers, live_server, message, resident_mib, unit_from, until
 from streamer_pipeline import RecordingReader
+from streamer_pipeline.media.marks import GENERATED
 from streamer_pipeline.serve.client import CallRefused
 
 pytestmark = pytest.mark.alone
@@ -255,5 +256,7 @@ def test_the_page_and_all_it_needs_are_served_here():
                 assert (await call(f"{url}/static/{name}"))[0] == 200
             assert (await call(f"{url}/static/../app.py"))[0] == 404
             assert "wan_streamer_unit_seconds" in (await call(f"{url}/metrics"))[1]
+            about = json.loads((await call(f"{url}/about"))[1])
+            assert about["is_generated"] and about["digital_source_type"] == GENERATED and "is an AI" in page
 
     run(talk())

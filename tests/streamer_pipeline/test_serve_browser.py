@@ -18,6 +18,7 @@ from fake_devices import write_devices
 from live_server import live_server, until
 from playwright.async_api import Browser, Page, Route, async_playwright
 from streamer_pipeline import FRAME_RATE, StreamerPipeline, split_units
+from streamer_pipeline.cache_folder import cache_folder
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -26,6 +27,7 @@ pytestmark = [
 ]
 PATIENCE_MS = 120_000
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+AXE = cache_folder() / "axe-core" / "node_modules" / "axe-core" / "axe.min.js"
 SCREENSHOTS = os.environ.get("WAN_STREAMER_SCREENSHOTS")  # a folder to look at
 HEIGHT, WIDTH = 192, 336
 TICKS_PER_PICTURE = 90_000 // FRAME_RATE  # of RTP's clock for video
@@ -200,5 +202,58 @@ def test_a_refused_camera_is_said_in_words_also_to_who_clicks_before_the_page_kn
             assert await page.inner_text("#connect") == "Connect"
             assert server.num_sessions == 0
             await browser.close()
+
+    asyncio.run(talk())
+
+
+async def check_accessibility(page: Page) -> None:
+    """No rule of axe-core is broken, in light and dark, and nothing sticks out of 320 pixels (WCAG 1.4.10)."""
+    for scheme in ("light", "dark"):
+        for width in (1366, 320):
+            await page.emulate_media(color_scheme=scheme)
+            await page.set_viewport_size({"width": width, "height": 650})
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+            found = await page.evaluate(
+                "axe.run().then(({ violations }) => violations.map(({ id, nodes }) => [id, nodes.map((n) => n.html)]))"
+            )
+            assert found == [], (scheme, width)
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: make setup-browser")
+def test_the_page_is_accessible_and_fits_a_laptop_off_connected_and_after_an_error():
+    async def talk():
+        errors = []
+        flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        async with (
+            live_server(suggestions=("hello", "count to ten")) as (server, url),
+            async_playwright() as tools,
+        ):
+            browser = await tools.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *flags])
+            page = await new_page(browser, errors)
+            await page.goto(url)
+            await page.evaluate(AXE.read_text(encoding="utf-8"))
+            await eventually(page, "!document.querySelector('#suggestions').hidden")
+            assert "“count to ten”" in await page.inner_text("#suggestions")
+            await check_accessibility(page)
+            await page.click("#connect")
+            await eventually(page, "['listen', 'speak'].includes(document.querySelector('#state').dataset.state)")
+            assert await page.inner_text("#announcement") == "Connected"
+            await eventually(page, "Number(document.querySelector('#total').textContent) > 0")
+            await page.click("#mute")
+            await page.click("summary")
+            await eventually(page, "document.querySelector('#plot').width > 0")
+            await check_accessibility(page)
+            await page.set_viewport_size({"width": 1366, "height": 650})
+            await page.evaluate("window.scrollTo(0, 0)")
+            for element in ("#connect", "#words", "#send"):  # in sight without scrolling
+                box = await page.evaluate(f"document.querySelector('{element}').getBoundingClientRect().bottom")
+                assert box <= 650, element
+            for conversation in list(server.conversations.values()):
+                conversation.hang_up("limit", "a conversation ends after 30 minutes")
+            await eventually(page, "!document.querySelector('#notice').hidden")
+            assert await page.inner_text("#cover-text") == "You are not connected. Press Connect to begin again."
+            await check_accessibility(page)
+            await browser.close()
+        assert errors == []
 
     asyncio.run(talk())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..checkpoints import BUNDLED
+from ..checkpoints import BUNDLED, SUGGESTIONS
 from .options import (
     Checkpoint,
     Device,
@@ -30,6 +30,7 @@ def serve(
     memory: Annotated[float, typer.Option(min=0, callback=finite, help="GiB that all conversations may take")] = 4.0,
     token: Annotated[str | None, typer.Option(help="what clients must send; made up if one is needed")] = None,
     origin: Annotated[list[str] | None, typer.Option(help="origin of other pages that may call")] = None,
+    suggest: Annotated[list[str] | None, typer.Option(help="what a user could say, for the page; several")] = None,
     record: Annotated[Path | None, typer.Option(help="folder for conversations whose user consents")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="solver steps; default the checkpoint's own")] = None,
     seed: Annotated[int, typer.Option(help="of all noise")] = 0,
@@ -51,6 +52,7 @@ def serve(
         "memory_gib": memory,
         "token": token,
         "origins": tuple(origin or ()),
+        "suggestions": tuple(suggest or (SUGGESTIONS if checkpoint == BUNDLED else ())),
         "record": record,
         "num_inference_steps": steps,
         "seed": seed,

@@ -40,6 +40,7 @@ from ..units import (
 )
 from .containers import RecordingError, open_recording
 from .levels import MEAN_OF_CHANNELS
+from .marks import COMMENT, GENERATED, PARTLY_GENERATED, mark_as_generated
 
 _LARGEST_CELL = 4  # pixels that share a colour, along one side (yuv410p)
 _TRACK_NAMES: dict[Literal["audio", "video"], str] = {"audio": "sound", "video": "picture"}
@@ -212,7 +213,7 @@ class RecordingWriter:
 
     A context manager; a block that ends by an exception still leaves a playable file of what was written.
     When no unit was written there is no file. For user and agent side by side, pass twice the width and
-    num_channels=2, and write what `side_by_side` returns.
+    num_channels=2, and write what `side_by_side` returns. A film of the agent is marked as generated.
     """
 
     def __init__(self, path: str | Path, height: int = HEIGHT, width: int = WIDTH, num_channels: int = 1) -> None:
@@ -222,6 +223,7 @@ class RecordingWriter:
             raise ValueError(f"num_channels is 1 (mono) or 2 (left user, right agent), got {num_channels}")
         self.path, self.height, self.width, self.num_channels = Path(path), height, width, num_channels
         self.num_units = 0
+        self._is_generated = False
         if not self.path.parent.is_dir():
             raise ValueError(f"cannot write {path}: give a path in a directory that exists")
         try:
@@ -253,6 +255,9 @@ class RecordingWriter:
             )
         if unit.audio.isnan().any() or unit.video.isnan().any():
             raise ValueError(f"unit {self.num_units} holds NaN: what is written has to be numbers, best in [-1, 1]")
+        if isinstance(unit, AgentUnit):
+            self._is_generated = True
+            self._container.metadata.setdefault("comment", COMMENT)  # before the first packet, with which it is written
         pixels = ((unit.video.detach().float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 3, 0).cpu()
         for i, picture in enumerate(pixels.numpy()):
             frame = VideoFrame.from_ndarray(picture, "rgb24")
@@ -278,6 +283,8 @@ class RecordingWriter:
             container.close()
             if not self.num_units:
                 self.path.unlink(missing_ok=True)
+            elif self._is_generated:
+                mark_as_generated(self.path, GENERATED if self.num_channels == 1 else PARTLY_GENERATED)
 
     def __enter__(self) -> Self:
         return self

@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from ..media.marks import GENERATED
 from .gate import Gate
 from .listening import listen
 from .protocols import moshi, page, realtime
@@ -60,12 +61,15 @@ def create_app(server: LiveServer) -> FastAPI:
 
     @app.get("/about")
     def about() -> dict[str, object]:
-        """What the page needs to know before it connects."""
+        """What the page needs to know before it connects, and what the media are."""
         return {
+            "is_generated": True,
+            "digital_source_type": GENERATED,
             "recording": options.record is not None,
             "token_needed": bool(options.token),
             "height": options.height,
             "width": options.width,
+            "suggestions": options.suggestions,
         }
 
     @app.get("/healthz")

@@ -19,6 +19,7 @@ class ServeOptions:
         origins: origins ("https://example.org") that may call beside the server's own page.
         max_sessions: conversations at once, if memory and speed allow them.
         memory_gib: memory that all sessions' states may take together.
+        suggestions: what a user could say, for the page.
         record: folder for conversations whose user consents to be recorded; None records nothing.
         seed: of all noise; session n of a server gets seed + n.
         num_inference_steps: solver steps; None takes the checkpoint's own.
@@ -38,6 +39,7 @@ class ServeOptions:
     origins: tuple[str, ...] = ()
     max_sessions: int = 1
     memory_gib: float = 4.0
+    suggestions: tuple[str, ...] = ()
     record: Path | None = None
     seed: int = 0
     num_inference_steps: int | None = None

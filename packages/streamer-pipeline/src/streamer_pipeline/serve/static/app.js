@@ -5,8 +5,9 @@ const PLOT_SECONDS = 60;
 const RETRY_MS = [1000, 2000, 4000];
 const PAUSE_UNITS = 8; // units without a word of one side after which its next word begins a new line
 const STATES = { off: "Not connected", connecting: "Connecting…", listen: "Listening", speak: "Speaking" };
-
+const ANNOUNCED = { off: STATES.off, connecting: STATES.connecting, listen: "Connected", speak: "Connected" };
 const INVITATION = "Look into the camera and talk. To interrupt, just speak.";
+const AGAIN = "You are not connected. Press Connect to begin again.";
 
 const $ = (id) => document.getElementById(id);
 const token = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -238,16 +239,16 @@ function hangUp(reason = "") {
   $("agent").srcObject = null;
   $("recording").hidden = true;
   show("off");
+  if (reason) $("cover-text").textContent = AGAIN;
   showDevices();
   say(reason);
 }
 
-function toggle(kind, button, words) {
+function toggle(kind, button) {
   const track = call?.stream.getTracks().find((each) => each.kind === kind);
   if (!track) return;
   track.enabled = !track.enabled;
   button.setAttribute("aria-pressed", String(!track.enabled));
-  button.textContent = track.enabled ? words.on : words.off;
   if (kind === "video") $("self").classList.toggle("on", track.enabled);
 }
 
@@ -257,6 +258,7 @@ function show(state) {
   if ($("state").dataset.state !== state) {
     $("state").dataset.state = state;
     $("state").textContent = STATES[state];
+    if ($("announcement").textContent !== ANNOUNCED[state]) $("announcement").textContent = ANNOUNCED[state];
   }
   const isOff = state === "off";
   $("cover").hidden = !isOff && state !== "connecting";
@@ -276,10 +278,7 @@ function showDevices() {
   $("mute").disabled = !has("audio");
   $("camera").disabled = !has("video");
   if (call) return;
-  for (const [id, text] of [["mute", "Mute"], ["camera", "Camera off"]]) {
-    $(id).setAttribute("aria-pressed", "false");
-    $(id).textContent = text;
-  }
+  for (const id of ["mute", "camera"]) $(id).setAttribute("aria-pressed", "false");
 }
 
 function say(text) {
@@ -313,7 +312,7 @@ function showLatency() {
   $("network").textContent = Math.round(last.network);
   $("buffer").textContent = Math.round(last.buffer);
   $("total").textContent = Math.round(last.model + last.network + last.buffer);
-  draw();
+  if ($("latency").open) draw();
 }
 
 // Stacked areas: model, network, buffer.
@@ -349,8 +348,8 @@ function draw() {
 // ---- buttons ----
 
 $("connect").onclick = () => (call || $("state").dataset.state !== "off" ? hangUp() : start());
-$("mute").onclick = () => toggle("audio", $("mute"), { on: "Mute", off: "Unmute" });
-$("camera").onclick = () => toggle("video", $("camera"), { on: "Camera off", off: "Camera on" });
+$("mute").onclick = () => toggle("audio", $("mute"));
+$("camera").onclick = () => toggle("video", $("camera"));
 $("typing").onsubmit = (event) => {
   event.preventDefault();
   const text = $("text").value.trim();
@@ -359,9 +358,13 @@ $("typing").onsubmit = (event) => {
   $("text").value = "";
 };
 window.addEventListener("pagehide", () => call?.end());
-window.addEventListener("resize", () => samples.length && draw());
+for (const [target, event] of [[window, "resize"], [$("latency"), "toggle"]]) {
+  target.addEventListener(event, () => $("latency").open && samples.length && draw());
+}
 
 about.then((server) => {
   $("consent").hidden = !server.recording;
+  $("suggestions").hidden = !server.suggestions?.length;
+  $("suggestions").textContent = `You could say: ${server.suggestions?.map((each) => `“${each}”`).join(", ")}.`;
   if (server.token_needed && !token) say("A token is needed: open the address that the server printed when it started.");
 });
