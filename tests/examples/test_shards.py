@@ -1,5 +1,6 @@
 """Stored dyads: what is written is what is read, whoever interrupts the writing."""
 
+import json
 import tarfile
 
 import numpy as np
@@ -15,6 +16,7 @@ from duplex_world.splits import SPLITS, USER_VOICES, is_held_out_phrasing, phras
 from duplex_world.tensors import to_video
 from duplex_world.training_tensors import build_tokenizer, encode_dyad
 from streamer_pipeline import StreamerPipeline, read_dataset_info, read_dyads
+from streamer_pipeline.data import shards
 from streamer_pipeline.data.encoding import DyadEncoder
 from tiny_parts import tiny_pipeline
 
@@ -120,6 +122,17 @@ def test_a_finished_shard_is_kept_and_a_shorter_one_is_not(dyads, folder):
     assert not is_built(folder / "test-00009.tar", wanted)
     with pytest.raises(ValueError, match="another folder"):
         is_built(shard, [(seed, scenario, 2) for seed, scenario, _ in wanted])
+
+
+def test_a_shard_from_before_transcripts_is_built_again(dyads, tmp_path):
+    def members(dyad):
+        labels = dyad.labels()
+        del labels["user"]["transcript"], labels["agent"]["transcript"]
+        return {"json": json.dumps(labels).encode()}
+
+    shard = tmp_path / "test-00000.tar"
+    shards.write_shard(shard, [(str(dyad.seed), members(dyad)) for dyad in dyads])
+    assert not is_built(shard, [(dyads[0].seed, dyads[0].scenario, dyads[0].response_delay)])
 
 
 def test_no_voice_is_in_two_splits():

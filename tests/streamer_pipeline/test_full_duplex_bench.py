@@ -1,6 +1,7 @@
 """Full-Duplex-Bench: its measures on agents of known behaviour, and its folders from the command line."""
 
 import json
+import struct
 import wave
 from pathlib import Path
 
@@ -128,10 +129,10 @@ def test_written_words_move_to_the_sound_and_are_left_out_without():
     assert own_words(texts, np.zeros_like(sound)) == []
 
 
-def write_wav(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
+def write_wav(path: Path, samples: np.ndarray, rate: int = RATE, num_channels: int = 1) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.setparams((num_channels, 2, rate, 0, "NONE", ""))
         file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
 
 
@@ -204,6 +205,25 @@ def test_a_checkpoint_hears_the_benchmark_from_the_command_line(tmp_path, sample
     assert compared.exit_code == 0 and "takes its turn" in compared.output
 
 
+def test_an_output_is_as_long_as_its_input_whatever_that_is(tmp_path):
+    talking_pipeline().save_pretrained(tmp_path / "checkpoint")
+    subset, rng = tmp_path / "bench/v1_0/candor_pause_handling", np.random.default_rng(0)
+    inputs = {
+        "1": (8_000, 1, 4_001),
+        "an id, näher": (44_100, 2, 22_051),
+        "2.wav": (48_000, 2, 480),
+        "03": (24_000, 1, 1),
+    }
+    for name, (rate, channels, length) in inputs.items():
+        write_wav(subset / name / "input.wav", 0.1 * rng.standard_normal(length * channels), rate, channels)
+    result = evaluate(tmp_path / "checkpoint", "--benchmark", "full-duplex-bench", tmp_path / "bench")
+    assert result.exit_code == 0, result.output
+    for name, (rate, _, length) in inputs.items():
+        num_samples, output_rate = length_and_rate(subset / name / "output.wav")
+        assert output_rate == RATE and abs(num_samples - length * RATE / rate) < 1
+        assert (subset / name / "output.json").exists()
+
+
 def test_pauses_are_never_shown_without_turns(tmp_path, samples):
     talking_pipeline().save_pretrained(tmp_path / "checkpoint")
     result = evaluate(
@@ -261,6 +281,46 @@ def test_a_recogniser_of_ones_own_gives_the_words(tmp_path, samples, monkeypatch
     assert record == {"text": "yes", "chunks": [{"text": "yes", "timestamp": [0.6, 0.9]}]}
     refused = evaluate(*arguments, "own_ears:plain")
     assert refused.exit_code == 1 and "needs a method words" in refused.output
+
+
+def of_floats(samples: np.ndarray) -> bytes:
+    """A wav of 32-bit floats, 24 kHz, mono."""
+    data = samples.astype("<f4").tobytes()
+    format_chunk = struct.pack("<IHHIIHH", 16, 3, 1, RATE, 4 * RATE, 4, 32)
+    riff, size = (
+        struct.pack("<4sI", name, length) for name, length in ((b"RIFF", 36 + len(data)), (b"data", len(data)))
+    )
+    return riff + b"WAVEfmt " + format_chunk + size + data
+
+
+SPOILED = {
+    "v1_0/candor_turn_taking/1/turn_taking.json": [
+        (None, "turn_taking.json is missing"),
+        (b'[{"timestamp": [0.1', "is damaged"),
+        (b"[]", "should be a list of"),
+        (b'[{"timestamp": [2, 1]}]', "a timestamp is [start, end] in seconds"),
+        (b'[{"timestamp": [NaN, 1]}]', "a timestamp is [start, end] in seconds"),
+    ],
+    "v1_0/synthetic_user_interruption/1/interrupt.json": [(None, "interrupt.json is missing")],
+    "v1_0/icc_backchannel/icc_gt_distribution.json": [(b'{"1": ["a"]}', "weight of every 0.2 s")],
+    "v1_0/candor_pause_handling/1/input.wav": [
+        (b"", "is empty"),
+        (b"RIFF", "cannot be read"),
+        (of_floats(np.zeros(0)), "input.wav"),
+    ],
+    "v1_5/talking_to_other/1/metadata.json": [(b'{"timestamps": "soon"}', "a timestamp is [start, end] in seconds")],
+    "v1_5/background_speech/1/clean_input.wav": [(of_floats(np.full(RATE, np.nan)), "samples that are not finite")],
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_spoiled_sample_is_said_before_the_checkpoint_is_looked_for(samples, name):
+    for content, message in SPOILED[name]:
+        (samples / name).unlink(missing_ok=True)
+        if content is not None:
+            (samples / name).write_bytes(content)
+        result = evaluate(samples / "nowhere", "--benchmark", "full-duplex-bench", samples)
+        assert isinstance(result.exception, SystemExit) and message in result.output.replace("\n", " "), result.output
 
 
 def test_what_is_wrong_with_a_folder_is_said_in_one_line(tmp_path, samples):

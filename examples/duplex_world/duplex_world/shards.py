@@ -37,14 +37,16 @@ def write_shard(path: Path, dyads: Iterable[Dyad]) -> None:
 
 
 def shard_contents(path: Path) -> list[tuple[int, str, int]]:
-    """(seed, scenario, response_delay) of every dyad in a shard, in order."""
+    """(seed, scenario, response_delay) of every dyad in a shard, in order; those without `transcript` are too old."""
     with tarfile.open(path) as tar:
         labels = [json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json")]
-    return [(label["seed"], label["scenario"], label["response_delay"]) for label in labels]
+    current = [label for label in labels if "transcript" in label["user"]]
+    return [(label["seed"], label["scenario"], label["response_delay"]) for label in current]
 
 
 def is_built(path: Path, wanted: list[tuple[int, str, int]]) -> bool:
-    """Whether a shard is there with all the dyads wanted in it; one that was made for fewer has to be built again.
+    """Whether a shard is there with all the dyads wanted in it; one that was made for fewer, or is too old, has to be
+    built again.
 
     Raises:
         ValueError: it holds other dyads, from other scenarios or another response delay.

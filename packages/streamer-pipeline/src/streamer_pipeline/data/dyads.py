@@ -73,9 +73,12 @@ def read_dataset_info(source: str | Path) -> dict[str, Any]:
     if path is None:
         raise ValueError(f"{source} has no {DATASET_INFO_FILE}; make a data set with `wan-streamer prepare`")
     try:
-        return json.loads(path.read_text())
+        info = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and make the data set again") from error
+    if not isinstance(info, dict):
+        raise ValueError(f"{path} should hold an object, not {info!r:.40}; delete it and make the data set again")
+    return info
 
 
 def _dataset_file(source: str | Path, name: str) -> Path | None:
@@ -135,6 +138,8 @@ def decode_dyad(row: StoredRow, source: str | Path) -> StoredDyad:
         ValueError: its media are damaged or do not fit its labels.
     """
     key, labels = row["__key__"], row["json"]
+    if missing := [name for name in ("json", "user.flac", "agent.flac") if row[name] is None]:
+        raise ValueError(f"dyad {key} of {source} has no {key}.{f' and no {key}.'.join(missing)}")
     try:
         sounds = {name: _decode_sound(row[f"{name}.flac"]) for name in ("user", "agent")}
         pictures = {name: row[f"{name}.mp4"] and _decode_picture(row[f"{name}.mp4"]) for name in sounds}

@@ -47,6 +47,11 @@ def why_absent(key: str, references: list[RecordedConversation], is_heard: bool,
             "the data set has no words of the user",
         ),
         (
+            group in ("dialogue", "listening")
+            and not any("transcript" in c.labels.get("user", {}) for c in references),
+            "the dyads have no label transcript, as those made before it was stored: make the data set again",
+        ),
+        (
             group in ("dialogue", "listening") and not any(spoken_runs(c.labels, "user") for c in references),
             "the data set has no words of the user with times",
         ),

@@ -174,6 +174,8 @@ class _Conversation:
         return unit if self._loop is None else self._loop.microphone(unit)
 
     def take(self, unit: AgentUnit) -> None:
+        if not unit.audio.isfinite().all():
+            raise ValueError(f"the agent's sound is not finite in unit {len(self._texts)} of dyad {self._key}")
         self._num_left -= 1
         self._heard.append(unit.audio[0].numpy())
         self._texts.append(unit.text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..data.dyads import read_dataset_info, read_dyads
+from ..data.dyads import has_split, read_dataset_info, read_dyads
 from ..hub.placement import find_place, load_pipeline
 from .evaluator import Evaluator, Options
 from .landmarks import find_face_meter
@@ -47,6 +47,8 @@ def evaluate(
     console = console or Console()
     find_place(device, dtype)
     info = read_dataset_info(dataset)
+    if not has_split(dataset, split):
+        raise ValueError(f"{dataset} has no shards {split}-*.tar: name another --split, or make a data set")
     row_set = None if rows is None else make_row_set(rows, info)
     listener = None if recogniser is None else find_recogniser(recogniser, device)
     face_meter = None if face is None else find_face_meter(face)

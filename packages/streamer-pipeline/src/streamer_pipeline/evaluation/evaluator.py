@@ -68,6 +68,13 @@ def select(dyads: Iterable[StoredDyad], per_scenario: int, at_most: int | None =
             return
 
 
+def _size(info: dict[str, Any]) -> tuple[int, int]:
+    size = info.get("size", [HEIGHT, WIDTH])
+    if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size):
+        return size[0], size[1]
+    raise ValueError(f"size in dataset_info.json should be [height, width] in pixels; got {size!r}")
+
+
 class Evaluator:
     """Runs a checkpoint against a test set and fills a `ScoreCard`.
 
@@ -79,7 +86,7 @@ class Evaluator:
         face_meter: reads the agent's face, instead of the row set's.
 
     Raises:
-        ValueError: the test set is empty.
+        ValueError: the test set is empty, or its labels or its dataset_info.json are not as they should be.
     """
 
     def __init__(
@@ -95,7 +102,7 @@ class Evaluator:
         self._all, self._options, self._console = dyads, options, console
         self._row_set, self._recogniser = row_set, recogniser
         self._meter = face_meter or (row_set and row_set.face_meter) or PictureMeter()
-        self._unseen = black(*info.get("size", (HEIGHT, WIDTH)))
+        self._unseen = black(*_size(info))
         self._num_dyads: int | None = None  # known once all have been read
         recorded = self._track("recordings", self._dyads(), None)
         self._references = [self._reference(dyad) for dyad in recorded]

@@ -68,6 +68,8 @@ def run_benchmark(
     console = console or Console()
     find_place(device, dtype)
     samples = layout.find_samples(folder, at_most)
+    for sample in samples:
+        layout.check_inputs(sample)
     moments = [moments_of(sample) for sample in samples]
     truth = layout.read_backchannel_truth(samples)
     listener = None if recogniser is None else find_recogniser(recogniser, device)

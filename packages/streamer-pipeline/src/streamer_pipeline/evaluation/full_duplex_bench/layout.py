@@ -10,6 +10,7 @@ Beside each `input.wav` come `output.wav` (24 kHz, as long) and `output.json` (`
 from __future__ import annotations
 
 import json
+import math
 import wave
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -84,16 +85,30 @@ def _in_order(name: str) -> tuple[bool, int, str]:
     return (False, int(name), "") if name.isdigit() else (True, 0, name)
 
 
-def read_input(path: Path) -> Tensor:
-    """What is heard, (1, N) at 24 kHz.
+def check_inputs(sample: Sample) -> None:
+    """Whether there is something to be heard, asked before the work.
 
     Raises:
-        ValueError: there is no sound in it.
+        ValueError: an input cannot be read, or holds no sound.
+    """
+    for name in sample.inputs:
+        if "audio" not in RecordingReader(sample.folder / name).spans:
+            raise ValueError(f"{sample.folder / name} holds no sound")
+
+
+def read_input(path: Path) -> Tensor:
+    """What is heard, (1, N) at 24 kHz, all channels mixed; as long as the file to a sample.
+
+    Raises:
+        ValueError: there is no sound in it, or samples that are not finite.
     """
     pieces = list(RecordingReader(path).sound())
     if not pieces:
         raise ValueError(f"{path} holds no sound")
-    return torch.cat(pieces, dim=1)
+    heard = torch.cat(pieces, dim=1)
+    if not heard.isfinite().all():
+        raise ValueError(f"{path} holds samples that are not finite")
+    return heard
 
 
 def turn_end(sample: Sample) -> float:
@@ -139,10 +154,16 @@ def read_backchannel_truth(samples: Iterable[Sample]) -> dict[str, list[float]]:
         path = sample.folder.parent / BACKCHANNEL_TRUTH
         if path.exists():
             truth = _read_json(path)
-            if isinstance(truth, dict) and all(isinstance(weights, list) and weights for weights in truth.values()):
-                return {name: [float(weight) for weight in weights] for name, weights in truth.items()}
-            raise ValueError(f'{path} should be {{"ID": [weight of every 0.2 s, ...], ...}}')
+            if not isinstance(truth, dict) or not all(map(_is_distribution, truth.values())):
+                raise ValueError(f'{path} should be {{"ID": [weight of every 0.2 s, ...], ...}}')
+            return {name: [float(weight) for weight in weights] for name, weights in truth.items()}
     return {}
+
+
+def _is_distribution(weights: Any) -> bool:
+    if not isinstance(weights, list) or not weights:
+        return False
+    return all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in weights)
 
 
 def write_output(sample: Sample, name: str, samples: np.ndarray, words: Sequence[Word]) -> None:
