@@ -11,8 +11,10 @@ from pathlib import Path
 import uvicorn
 from aiortc.mediastreams import AudioStreamTrack, VideoStreamTrack
 from streamer_pipeline import StreamerPipeline
-from streamer_pipeline.serve import Capacity, LiveServer, ServeOptions, create_app
+from streamer_pipeline.serve import Capacity, LiveServer, ServeOptions
+from streamer_pipeline.serve.app import configure
 from streamer_pipeline.serve.client import LiveClient
+from streamer_pipeline.serve.listening import listen
 from tiny_parts import SIZE, tiny_pipeline
 
 PATIENCE = 60.0  # seconds; only a test that fails waits so long
@@ -29,11 +31,12 @@ async def live_server(num_sessions: int = 1, pipeline: StreamerPipeline | None =
     """(LiveServer, its address) on a free port of loopback; of a tiny pipeline if none is given."""
     capacity = Capacity(num_sessions, 1, (1.0,), f"max_sessions is {num_sessions}")
     server = LiveServer(pipeline or tiny_pipeline(), options(max_sessions=num_sessions, **changes), capacity)
-    http = uvicorn.Server(uvicorn.Config(create_app(server), host="127.0.0.1", port=0, log_level="error"))
-    serving = asyncio.create_task(http.serve())
+    sockets = listen("127.0.0.1", 0)
+    http = uvicorn.Server(configure(server))
+    serving = asyncio.create_task(http.serve(sockets))
     while not http.started:
         await asyncio.sleep(0.01)
-    port = http.servers[0].sockets[0].getsockname()[1]
+    port = sockets[0].getsockname()[1]
     try:
         yield server, f"http://127.0.0.1:{port}"
     finally:

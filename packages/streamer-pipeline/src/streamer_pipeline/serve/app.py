@@ -10,12 +10,14 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ..media.marks import GENERATED
+from .connections import BoundedProtocol
 from .gate import Gate
 from .listening import listen
 from .protocols import moshi, page, realtime
@@ -54,6 +56,14 @@ def create_app(server: LiveServer) -> FastAPI:
         response = await call_next(request)
         response.headers.update(_HEADERS)
         return response
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Request, error: RequestValidationError) -> Response:
+        """One sentence; not what was sent, which need not be valid Unicode."""
+        metrics.refused.labels("body").inc()
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        sentence = f"the body is not as it should be ({wrong})".encode(errors="replace").decode()
+        return JSONResponse({"detail": sentence}, 400)
 
     @app.get("/")
     def show_page() -> FileResponse:
@@ -104,12 +114,17 @@ def run(
         OSError: they cannot be opened.
     """
     sockets = sockets or listen(server.options.host, server.options.port)
-    config = uvicorn.Config(
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(configure(server, certificate, key)).run(sockets)
+
+
+def configure(server: LiveServer, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Config:
+    """How uvicorn serves a live server; arguments as of `run`."""
+    return uvicorn.Config(
         create_app(server),
+        http=BoundedProtocol,
         ssl_certfile=certificate,
         ssl_keyfile=key,
         log_level="warning",
         timeout_graceful_shutdown=5,
     )
-    with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc.codecs import CODECS
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.sdp import SessionDescription
 from av import VideoFrame
 
 from ..units import AgentUnit
@@ -16,6 +19,7 @@ from .conversation import Conversation, Messages, UnitTiming
 from .gate import Gate
 from .tracks import AgentTracks, PictureIntake, SoundIntake
 
+_log = logging.getLogger(__name__)
 MAX_OFFER_BYTES = 64 * 1024
 MAX_CANDIDATES = 64
 _MAX_BUFFERED = 256 * 1024  # bytes that a client may leave unread in its data channel
@@ -31,8 +35,10 @@ async def answer_offer(
     Raises:
         HTTPException: the server is full (503), or the offer cannot be answered (400).
     """
-    if sdp.count("a=candidate:") > MAX_CANDIDATES:
-        raise gate.refusal("offer", 400, f"an offer has at most {MAX_CANDIDATES} candidates")
+    try:
+        check_offer(sdp)
+    except ValueError as error:
+        raise gate.refusal("offer", 400, str(error)) from error
     conversation = await gate.admit(consent)
     try:
         peer = Peer(conversation, messages)
@@ -42,6 +48,30 @@ async def answer_offer(
         if isinstance(error, ValueError):
             raise gate.refusal("offer", 400, str(error)) from error
         raise
+
+
+def check_offer(sdp: str) -> None:
+    """Raise ValueError, in our words, unless a conversation can come of this offer; before it costs anybody a place."""
+    if sdp.count("a=candidate:") > MAX_CANDIDATES:
+        raise ValueError(f"an offer has at most {MAX_CANDIDATES} candidates")
+    try:
+        offer = SessionDescription.parse(sdp)
+    except Exception as error:  # what aiortc raises for lines that it cannot read
+        raise ValueError("the offer is no session description that can be read (RFC 8866)") from error
+    if sorted(media.kind for media in offer.media if media.kind != "application") != ["audio", "video"]:
+        raise ValueError(
+            "an offer has one track of sound and one of picture; without a device, ask to receive (recvonly)"
+        )
+    for media in offer.media:
+        ice, dtls = media.ice, media.dtls
+        if not (ice and ice.usernameFragment and ice.password and dtls and dtls.fingerprints):
+            raise ValueError(f"the offer's {media.kind} has no ICE user name and password, or no role and fingerprint")
+        ours = {codec.mimeType.lower() for codec in CODECS.get(media.kind, ())}
+        if ours and not ours & {codec.mimeType.lower() for codec in media.rtp.codecs}:
+            raise ValueError(f"the offer's {media.kind} has none of the codecs {', '.join(sorted(ours))}")
+    mids = {media.rtp.muxId for media in offer.media}
+    if any(not mids.issuperset(group.items) for group in offer.group if group.semantic == "BUNDLE"):
+        raise ValueError("the offer bundles tracks that it does not have")
 
 
 class Peer:
@@ -65,7 +95,7 @@ class Peer:
         """Accept an offer.
 
         Raises:
-            ValueError: aiortc cannot read the offer, or it does not offer one track of sound and one of picture.
+            ValueError: aiortc cannot answer it.
         """
         connection = self._connection
         connection.on("track", self._receive)
@@ -73,15 +103,12 @@ class Peer:
         connection.on("connectionstatechange", self._connection_changed)
         try:
             await connection.setRemoteDescription(offer)
-            if {transceiver.kind for transceiver in connection.getTransceivers()} != {"audio", "video"}:
-                raise ValueError(
-                    "it has one track of sound and one of picture; ask to receive where there is no device"
-                )
             connection.addTrack(self.tracks.audio)
             connection.addTrack(self.tracks.video)
             await connection.setLocalDescription(await connection.createAnswer())
-        except (ValueError, KeyError, IndexError, AttributeError, AssertionError, TypeError) as error:
-            raise ValueError(f"the offer cannot be answered: {error}") from error
+        except Exception as error:  # what a library thinks of a stranger's text
+            _log.info("aiortc cannot answer the offer of conversation %d", self._conversation.number, exc_info=error)
+            raise ValueError("the offer cannot be answered: send it as a browser or aiortc makes it") from error
         return connection.localDescription
 
     # ---- the agent's side ----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +15,8 @@ from .conversation import Conversation
 from .metrics import ServeMetrics
 from .options import ServeOptions
 from .recording import SessionRecorder
+
+_log = logging.getLogger(__name__)
 
 
 class ServerFull(RuntimeError):
@@ -90,7 +93,10 @@ class LiveServer:
         recorder = None
         if consent and options.record is not None:
             delay = self.pipeline.streamer.config.response_delay
-            recorder = await asyncio.to_thread(SessionRecorder, options.record, number, delay)
+            try:
+                recorder = await asyncio.to_thread(SessionRecorder, options.record, number, delay)
+            except OSError as error:  # the client is told that nothing is recorded
+                _log.error("conversation %d is not recorded: %s", number, error)
         on_step = recorder.write if recorder else None
         batched = await asyncio.to_thread(BatchedSession, session, self._stepper, on_step)
         return Conversation(

@@ -75,8 +75,13 @@ class Call {
     if (message.type === "unit") this.unit(message);
     else if (message.type === "pong") this.pong(message.id);
     else if (message.type === "error") say(message.message);
-    else if (message.type === "hello") $("recording").hidden = !message.recording;
+    else if (message.type === "hello") this.greeted(message);
     else if (message.type === "bye") hangUp(`The server ended the conversation: ${message.message}.`);
+  }
+
+  greeted({ recording }) {
+    $("recording").hidden = !recording;
+    if ($("consent-box").checked && !recording) say("Nothing is recorded: the server cannot write its recordings now.");
   }
 
   unit(message) {
