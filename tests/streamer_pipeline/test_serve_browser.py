@@ -113,7 +113,7 @@ def test_talk_type_refuse_reload_and_hang_up(pipeline, tmp_path):
             assert await heard_energy(first) > 0
             await first.fill("#text", "hello there")
             await first.press("#text", "Enter")
-            assert "hello there" in await first.inner_text("#words .you")
+            assert "hello there" in await first.inner_text("#words")
             await eventually(first, "Number(document.querySelector('#total').textContent) > 0")
             await take_pictures(first, "talking")
 

@@ -108,7 +108,9 @@ def test_one_connects_sees_hears_types_and_hangs_up(tmp_path):
                 "document.querySelector('#text').value = 'hello there';"
                 "document.querySelector('#text').form.requestSubmit()"
             )
-            await tab.eventually("document.querySelector('#words .you')?.textContent.includes('hello there')")
+            await tab.eventually(
+                "[...document.querySelectorAll('#words .you')].some((line) => line.textContent.endsWith('hello there'))"
+            )
             await tab.eventually("Number(document.querySelector('#total').textContent) > 0")
             assert await tab.evaluate("document.querySelector('#notice').hidden")
             await tab.evaluate("document.querySelector('#connect').click()")
