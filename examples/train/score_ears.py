@@ -34,6 +34,7 @@ def report(scores: dict[str, Score]) -> str:
 def main(
     checkpoint: Annotated[str, typer.Option(help="folder, hub id or bundled name")] = "wan-streamer-tiny",
     audio_encoder: Annotated[Path | None, typer.Option(help="instead of the checkpoint's own")] = None,
+    streamer: Annotated[Path | None, typer.Option(help="instead of the checkpoint's own Transformer")] = None,
     bank: Annotated[Path | None, typer.Option(help="users speak by this bank; without it by espeak-ng")] = None,
     split: Annotated[str, typer.Option(help=" | ".join(SPLITS))] = "test",
     num_dyads: int = 150,
@@ -41,7 +42,8 @@ def main(
     num_threads: int = 1,
 ) -> None:
     torch.set_num_threads(num_threads)
-    other = {"audio_encoder": AutoModel.from_pretrained(audio_encoder, dtype=torch.float32)} if audio_encoder else {}
+    parts = {"audio_encoder": audio_encoder, "streamer": streamer}
+    other = {name: AutoModel.from_pretrained(at, dtype=torch.float32) for name, at in parts.items() if at}
     pipeline = StreamerPipeline.from_pretrained(checkpoint, **other)
     met = users(split, num_dyads, bank and VoiceBank(bank, split), scenarios.split())
     typer.echo(report(talk(pipeline, track(met, "talking", num_dyads))))

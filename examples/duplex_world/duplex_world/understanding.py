@@ -9,6 +9,7 @@ import torch
 from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.data.dyads import StoredDyad
 from streamer_pipeline.evaluation.closed_loop import converse, without_picture
+from streamer_pipeline.evaluation.speech import hearing_scores
 from streamer_pipeline.evaluation.statistics import Score, rate
 
 from .agent_voice import AgentVoice
@@ -60,10 +61,11 @@ def users(split: str, num_dyads: int, bank: VoiceBank | None, scenarios: list[st
 
 def talk(pipeline: StreamerPipeline, users: Iterable[HeardUser], batch_size: int = 8) -> dict[str, Score]:
     """All answers, those of each scenario, stopping, going on through back-channels, and quiet: when nobody speaks to
-    it ("overheard", "aside"), and of all times."""
-    said, other = defaultdict(list), defaultdict(list)
+    it ("overheard", "aside"), and of all times; "hearing.wer", of the user's words as it writes them down."""
+    said, other, performances = defaultdict(list), defaultdict(list), []
     for performance in converse(without_picture(pipeline), (user.stored() for user in users), batch_size=batch_size):
         labels = performance.labels
+        performances.append(performance)
         for owed in labels["expect"]:
             if owed["kind"] == "say":
                 right = performance.said(owed["first_unit"], owed["end_unit"]) == owed["text"]
@@ -73,4 +75,4 @@ def talk(pipeline: StreamerPipeline, users: Iterable[HeardUser], batch_size: int
             other[row] += judge(performance)
         if labels["scenario"] in UNADDRESSED:
             other[labels["scenario"]] += stays_quiet(performance)
-    return {row: rate(outcomes) for row, outcomes in (said | other).items()}
+    return {row: rate(outcomes) for row, outcomes in (said | other).items()} | hearing_scores(performances)
