@@ -176,7 +176,7 @@ def unit_of_passes(point: Point) -> Callable[[], None]:
     response = torch.randn(1, layout.num_response_tokens, point.config.hidden_size)
 
     def run() -> None:
-        choose_language(model, context_pass(model, user, language, kv, cache_spec))
+        choose_language(model, context_pass(model, user, language, kv, cache_spec).before_language)
         for first in range(point.num_language_passes - 1):
             revise_language(model, language, first, kv, cache_spec)
         attention_inputs = model.attention_inputs(kv, cache_spec, layout.response)

@@ -112,7 +112,8 @@ def unit_of(name: str, device: torch.device, num_units: int, num_steps: int, his
     for _ in range(num_units):
         start = time.perf_counter()
         with watch.stage("context"):
-            drafted = choose_language(model, context_pass(model, user, draft, kv, cache_spec))
+            context = context_pass(model, user, draft, kv, cache_spec)
+            drafted = choose_language(model, context.before_language)
         with watch.stage("slots"):
             settle_language(model, drafted, draft, kv, cache_spec)
         attention_inputs = model.attention_inputs(kv, cache_spec, model.layout.response)

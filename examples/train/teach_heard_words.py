@@ -48,12 +48,8 @@ def computed(training: EarTraining, batches: Heard, num_batches: int) -> Lessons
 
 
 def loss(model: StreamerModel, lessons: Lessons) -> Tensor:
-    """Cross-entropy of the user's words; what is silent weighs less."""
-    entropy = F.cross_entropy(
-        model.heard_logits(lessons.hidden).flatten(0, 1), lessons.words.flatten(), reduction="none"
-    )
-    weight = torch.where(lessons.words.flatten() == model.config.pad_token_id, PAD_WEIGHT, 1.0)
-    return (entropy * weight).sum() / weight.sum()
+    """Cross-entropy of the user's words. Silence weighs as much as a word: a wrong caption is worse than none."""
+    return F.cross_entropy(model.heard_logits(lessons.hidden).flatten(0, 1), lessons.words.flatten())
 
 
 @torch.no_grad()
@@ -71,7 +67,7 @@ def main(
     val_dyads: Annotated[Path | None, typer.Option(help="of the validation split")] = None,
     num_batches: Annotated[int, typer.Option(help="of 8 windows, each heard by microphones of its own")] = 240,
     max_steps: Annotated[int, typer.Option(help="of the head")] = 2000,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 3e-3,
     num_threads: int = 1,
 ) -> None:
     torch.set_num_threads(num_threads)
@@ -90,7 +86,9 @@ def main(
     if val_dyads:
         heard = Heard(WatchedDyads(val_dyads, eyes), pipeline.tokenizer, vary=False, **shape)
         unseen = computed(training, heard, 8)
-    optimizer = torch.optim.AdamW(model.heard_out.parameters(), learning_rate, weight_decay=0.01)
+    mean, std = lessons.hidden.mean(0), lessons.hidden.std(0) + 1e-5  # of one size, features are learned equally fast
+    lessons, unseen = (part and part._replace(hidden=(part.hidden - mean) / std) for part in (lessons, unseen))
+    optimizer = torch.optim.AdamW(model.heard_out.parameters(), learning_rate, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max_steps)
     for step in range(1, max_steps + 1):
         rows = torch.randint(len(lessons.hidden), (ROWS,))
@@ -102,6 +100,9 @@ def main(
             told = {"train": lessons} | ({"unseen": unseen} if unseen else {})
             shares = {name: "{:.1%} right, {:.1%} false".format(*right(model, each)) for name, each in told.items()}
             typer.echo(f"step {step}: " + "; ".join(f"{name} {text}" for name, text in shares.items()))
+    with torch.no_grad():
+        model.heard_out.weight.div_(std.flatten())
+        model.heard_out.bias.sub_(model.heard_out.weight @ mean.flatten())
     model.save_pretrained(out / "streamer")
     typer.echo(f"saved {out / 'streamer'}")
 

@@ -86,9 +86,9 @@ def serve(model, streams, noisy_audio, noisy_video, sigma, prompt_ids, capacity_
     for k in range(num_units):
         user = model.embed_user(streams.user_text[:, k], streams.user_audio[:, k], streams.user_video[:, k])
         language = torch.cat([streams.state[:, k, None], streams.agent_text[:, k]], dim=1)
-        hidden = context_pass(model, user, language, state, cache_spec)
-        logits.append(model.lm_head(hidden))
-        heard.append(model.heard_logits(hidden[:, 0]))
+        context = context_pass(model, user, language, state, cache_spec)
+        logits.append(model.lm_head(context.before_language))
+        heard.append(model.heard_logits(context.user_audio))
         attention_inputs = model.attention_inputs(state, cache_spec, model.layout.response)
         clean = {"audio": streams.audio[:, k], "video": streams.video[:, k]}
         scratch = {name: torch.randn_like(z) for name, z in clean.items()}

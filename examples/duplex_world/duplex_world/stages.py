@@ -70,6 +70,7 @@ def new_parts(tokenizer: StreamerTokenizer) -> tuple[StreamerModel, CausalAudioE
         pad_token_id=tokenizer.pad_token_id,
         state_token_ids=list(tokenizer.state_ids.values()),
         context_window=40,
+        hears_words=True,
     )
     audio_encoder = CausalAudioEncoder(CausalAudioEncoderConfig(output_dim=config.perception_dim))
     video_encoder = CausalVideoEncoder(CausalVideoEncoderConfig(output_dim=config.perception_dim))

@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedToken
 from .cache import CacheSpec, advance, grow, init_kv_state, read_kv, start_history, write_kv
 from .config import StreamerConfig, preset
 from .generation import (
+    Context,
     GeneratedUnit,
     choose_language,
     commit_response,
@@ -42,6 +43,7 @@ __all__ = [
     "VIDEO_ADAPTERS",
     "AttentionInputs",
     "CacheSpec",
+    "Context",
     "FlowMatchScheduler",
     "GeneratedUnit",
     "Latents",

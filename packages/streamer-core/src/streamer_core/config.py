@@ -25,7 +25,8 @@ class StreamerConfig(PreTrainedConfig):
         layers_without_rope: layers that see no positions (SmolLM3).
         user_audio_tokens, user_video_tokens, perception_dim: what the perception encoders deliver per unit.
         user_text_slots, agent_text_slots: text tokens per unit, padded where silent.
-        hears_words: whether a head writes down what the user says, in as many slots a unit as the agent's text has.
+        hears_words: whether a head on the user's audio tokens writes down what the user says, in as many slots a unit
+            as the agent's text has.
         audio_latents_per_unit, audio_latent_channels: the audio VAE's latents of one unit.
         audio_patch_size: consecutive audio latents packed into one token.
         video_latent_channels, video_latent_height, video_latent_width: the video VAE's one latent frame per unit.

@@ -24,20 +24,25 @@ from .transformer import AttentionInputs
 # ---- language: the state slot and the agent's text slots ----
 
 
-def context_pass(model: StreamerModel, user: Tensor, language: Tensor, kv: State, cache_spec: CacheSpec) -> Tensor:
-    """One pass over the context of this unit, its language as given: what each language slot is predicted from.
+class Context(NamedTuple):
+    """Final hidden states of a context: before_language (B, 1 + S, D) of the tokens before the language slots, from
+    which each slot is predicted; user_audio (B, A, D)."""
+
+    before_language: Tensor
+    user_audio: Tensor
+
+
+def context_pass(model: StreamerModel, user: Tensor, language: Tensor, kv: State, cache_spec: CacheSpec) -> Context:
+    """One pass over the context of this unit, its language as given.
 
     Args:
         user: (B, U, D), of `embed_user`.
         language: ids (B, 1 + S): the unit's own where they are known, or a draft.
-
-    Returns:
-        Hidden states (B, 1 + S, D) of the tokens before the language slots.
     """
     layout = model.layout
     embeddings = torch.cat([user.to(model.dtype), model.embed_language(language, layout.language)], dim=1)
     hidden = model.step(embeddings, kv, model.attention_inputs(kv, cache_spec, layout.context))
-    return hidden[:, layout.language.start - 1 : -1]
+    return Context(hidden[:, layout.language.start - 1 : -1], hidden[:, layout.user_audio])
 
 
 def choose_language(model: StreamerModel, hidden: Tensor, first: int = 0, gumbel: Tensor | None = None) -> Tensor:
@@ -58,11 +63,12 @@ def choose_language(model: StreamerModel, hidden: Tensor, first: int = 0, gumbel
     return torch.cat([states[logits[:, :1, states].argmax(dim=-1)], words[:, 1:]], dim=1)
 
 
-def write_down(model: StreamerModel, hidden: Tensor) -> Tensor:
-    """Ids (B, S) of what the user says, from what `context_pass` returns; (B, 0) of a model without that head."""
+def write_down(model: StreamerModel, context: Context) -> Tensor:
+    """Ids (B, S) of what the user says; (B, 0) of a model without a head for it."""
+    hidden = context.user_audio
     if not model.config.hears_words:
         return torch.empty(len(hidden), 0, dtype=torch.int64, device=hidden.device)
-    return model.heard_logits(hidden[:, 0]).argmax(dim=-1)
+    return model.heard_logits(hidden).argmax(dim=-1)
 
 
 def draft_language(model: StreamerModel, ids: Tensor) -> Tensor:
@@ -176,7 +182,8 @@ def generate_unit(
         ValueError: not exactly one of `draft` and `told` is given.
     """
     if draft is not None and told is None:
-        drafted = choose_language(model, context_pass(model, user, draft, kv, cache_spec), 0, gumbel)
+        context = context_pass(model, user, draft, kv, cache_spec)
+        drafted = choose_language(model, context.before_language, 0, gumbel)
         language = settle_language(model, drafted, draft, kv, cache_spec, gumbel)
     elif told is not None and draft is None:
         language = told

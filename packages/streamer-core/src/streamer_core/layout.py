@@ -85,6 +85,10 @@ class UnitLayout:
         return slice(0, self.num_user_tokens)
 
     @cached_property
+    def user_audio(self) -> slice:
+        return self.slice_of("user_audio")
+
+    @cached_property
     def language(self) -> slice:
         return slice(self.num_user_tokens, self.num_context_tokens)
 

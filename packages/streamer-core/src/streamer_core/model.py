@@ -106,7 +106,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         self.audio_out = nn.Linear(c.hidden_size, c.audio_token_dim)
         self.video_out = nn.Linear(c.hidden_size, c.video_token_dim)
         if c.hears_words:
-            self.heard_out = nn.Linear(c.hidden_size, c.agent_text_slots * c.hidden_size)
+            self.heard_out = nn.Linear(c.user_audio_tokens * c.hidden_size, c.agent_text_slots * c.hidden_size)
         self.post_init()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -184,7 +184,8 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         c = self.config
         if not c.hears_words:
             c.hears_words = True
-            self.heard_out = nn.Linear(c.hidden_size, c.agent_text_slots * c.hidden_size).to(self.lm_head.weight)
+            sizes = c.user_audio_tokens * c.hidden_size, c.agent_text_slots * c.hidden_size
+            self.heard_out = nn.Linear(*sizes).to(self.lm_head.weight)
             self._init_weights(self.heard_out)
 
     @apply_forward_hook
@@ -236,8 +237,8 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
 
     @apply_forward_hook
     def heard_logits(self, hidden: Tensor) -> Tensor:
-        """Final hidden states (..., D) of each unit's last user token -> (..., text slots, V): what the user says."""
-        return self.lm_head(self.heard_out(hidden).unflatten(-1, (-1, self.config.hidden_size)))
+        """Final hidden states (..., A, D) of the user's audio tokens -> (..., text slots, V): what the user says."""
+        return self.lm_head(self.heard_out(hidden.flatten(-2)).unflatten(-1, (-1, self.config.hidden_size)))
 
     @apply_forward_hook
     def velocities(
@@ -327,7 +328,7 @@ class StreamerModel(CheckedLoading, PreTrainedModel):
         language = hidden[:, :num_clean].unflatten(1, (num_units, -1))
         first = layout.language.start - 1  # the last user token predicts the state slot, each slot the next one
         logits = self.lm_head(language[:, :, first : first + layout.num_language_slots])
-        heard = self.heard_logits(language[:, :, first]) if self.config.hears_words else None
+        heard = self.heard_logits(language[:, :, layout.user_audio]) if self.config.hears_words else None
         if not num_copies:
             return StreamerOutput(logits, heard_logits=heard)
         responses = hidden[:, num_clean:].unflatten(1, (num_copies, num_units, -1))

@@ -131,8 +131,8 @@ class Thinker:
         """
         streamer = self.streamer
         user = streamer.embed_user(text_ids, audio_tokens.to(streamer.dtype), video_tokens.to(streamer.dtype))
-        hidden = context_pass(streamer, user, state["draft"], state["kv"], cache_spec)
-        return choose_language(streamer, hidden, 0, gumbel), write_down(streamer, hidden)
+        context = context_pass(streamer, user, state["draft"], state["kv"], cache_spec)
+        return choose_language(streamer, context.before_language, 0, gumbel), write_down(streamer, context)
 
     def settle_language(
         self,

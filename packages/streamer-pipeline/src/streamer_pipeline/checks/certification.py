@@ -100,12 +100,13 @@ class CoreStream(StreamingModule):
         """The passes that serve, their language told; one noisy pass is read, and nothing is solved."""
         model, cache_spec = self.streamer, self.cache_spec
         user = model.embed_user(unit["user_text"], unit["user_audio"], unit["user_video"])
-        hidden = context_pass(model, user, unit["language"], state, cache_spec)
+        context = context_pass(model, user, unit["language"], state, cache_spec)
         attention_inputs = model.attention_inputs(state, cache_spec, model.layout.response)
         noisy = {"audio": unit["noisy_audio"], "video": unit["noisy_video"]}
         velocities = response_velocity(model, noisy, unit["sigma"], state, attention_inputs)
         commit_response(model, {"audio": unit["audio"], "video": unit["video"]}, state, attention_inputs)
-        return torch.cat([part.flatten(1) for part in (model.lm_head(hidden), *velocities.values())], dim=1)
+        logits = model.lm_head(context.before_language)
+        return torch.cat([part.flatten(1) for part in (logits, *velocities.values())], dim=1)
 
     def offline(self, x: Tensor) -> Tensor:
         """The training forward: all units at once under the training mask."""

@@ -39,6 +39,7 @@ def train(
     history_noise: Annotated[float | None, typer.Option(help="largest noise on what was said before")] = None,
     history_dropout: Annotated[float | None, typer.Option(help="share of rows that hide it")] = None,
     vary: Annotated[bool | None, typer.Option(help="other microphones and cameras for the user; default on")] = None,
+    hears_words: Annotated[bool | None, typer.Option(help="also learn to write down the user's words")] = None,
     validate_every: Annotated[int | None, typer.Option(help="steps; default 250")] = None,
     samples: Annotated[int | None, typer.Option(help="conversations to film after each validation")] = None,
     precision: Annotated[str | None, typer.Option(help="32-true (default), bf16-mixed, bf16-true, 16-mixed")] = None,

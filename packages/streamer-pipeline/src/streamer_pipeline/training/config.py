@@ -41,6 +41,7 @@ class TrainConfig:
     max_steps, batch_size, num_units, learning_rate: None takes the stage's; num_units is the length of a window.
     audio_weight, video_weight, text_weight, history_noise, history_dropout: as `DuplexTraining` has them.
     vary: whether the user's microphone and camera differ from the recording's.
+    hears_words: give the Transformer the head that writes down the user's words, which the dyads must have.
     validate_every: steps. samples: conversations of the validation split that the agent answers after each validation.
     precision, devices, num_nodes: Lightning's. strategy: Lightning's, or "fsdp2", which splits weights over devices.
     num_workers: processes that draw batches. num_threads: of torch; 0 leaves its default. seed: of weights, data and
@@ -75,6 +76,7 @@ class TrainConfig:
     history_noise: float = 0.3
     history_dropout: float = 0.0
     vary: bool = True
+    hears_words: bool = False
     validate_every: int = 250
     samples: int = 1
     precision: Precision = "32-true"
@@ -99,6 +101,8 @@ class TrainConfig:
             raise ValueError("stage 3 holds a teacher beside its student: it takes --method full, no fsdp2, no preset")
         if self.preset and self.method != "full":
             raise ValueError(f"new weights ({self.preset}) are trained whole: {self.method} adapts weights that exist")
+        if self.hears_words and self.method == "lora":
+            raise ValueError("lora trains no new head: take --method full or heads with hears_words")
         if self.strategy == "fsdp2" and self.method == "lora":
             raise ValueError("lora trains few weights: take --strategy auto instead of fsdp2")
 

@@ -57,6 +57,10 @@ def train(config: TrainConfig) -> tuple[Path, list[str]] | None:
     dyads = encode_split(config.data, config.split, encoder, cache, *share)
     unseen = encode_split(*_validation(config), encoder, cache, *share) if has_split(*_validation(config)) else None
     notes = [] if unseen else [f"{config.data} has no split {config.val_split}: nothing is validated"]
+    if config.hears_words:
+        if not len(dyads.with_tensors(("user_heard",))):
+            raise ValueError(f"hears_words needs the user's words, and no dyad of {config.data} has them")
+        pipeline.streamer.add_heard_words()
     streamer, changed = choose_trained(pipeline, config)
     if not any(bool(dyads[index]["pictured"].any()) for index in range(len(dyads))):
         notes.append("nobody filmed the agent: its picture is not trained")

@@ -20,7 +20,7 @@ from .config import TrainConfig
 from .distillation import SelfForcing, TrajectoryDistillation
 from .modules import DuplexTraining, ShardedDuplexTraining
 
-HEADS = ("audio_out", "video_out", "lm_head")
+HEADS = ("audio_out", "video_out", "lm_head", "heard_out")
 _STREAM_FIELDS = (
     "user_text_slots",
     "agent_text_slots",
@@ -100,8 +100,9 @@ def choose_trained(pipeline: StreamerPipeline, config: TrainConfig) -> tuple[nn.
         alpha: Any = config.lora_alpha  # peft declares an int, and takes any number
         adapters = LoraConfig(r=config.lora_rank, lora_alpha=alpha, target_modules=targets)
         return get_peft_model(streamer, adapters).train(), ("streamer",)
+    missing = {"lm_head": streamer.config.tie_word_embeddings, "heard_out": not streamer.config.hears_words}
     for name in HEADS:
-        if name != "lm_head" or not streamer.config.tie_word_embeddings:
+        if not missing.get(name):
             getattr(streamer, name).requires_grad_()
     return streamer.train(), ("streamer",)
 
