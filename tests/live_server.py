@@ -22,7 +22,14 @@ PATIENCE = 60.0  # seconds; only a test that fails waits so long
 
 def options(**changes) -> ServeOptions:
     return ServeOptions(
-        **{"height": SIZE[0], "width": SIZE[1], "connect_seconds": PATIENCE, "hung_seconds": PATIENCE} | changes
+        **{
+            "height": SIZE[0],
+            "width": SIZE[1],
+            "connect_seconds": PATIENCE,
+            "hung_seconds": PATIENCE,
+            "resume_seconds": 0,
+        }
+        | changes
     )
 
 

@@ -28,13 +28,13 @@ def run(coroutine):
     return asyncio.run(coroutine)
 
 
-async def call(url: str, body: bytes | None = None, **headers) -> tuple[int, str]:
+async def call(url: str, body: bytes | None = None, method: str | None = None, **headers) -> tuple[int, str]:
     """(status, text) of a GET, or of a POST with a body."""
 
     def blocking():
         try:
             with urlopen(
-                Request(url, body, {name.replace("_", "-"): value for name, value in headers.items()})
+                Request(url, body, {name.replace("_", "-"): value for name, value in headers.items()}, method=method)
             ) as answer:
                 return answer.status, answer.read().decode()
         except HTTPError as error:

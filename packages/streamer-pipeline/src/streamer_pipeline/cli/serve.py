@@ -30,6 +30,10 @@ def serve(
     memory: Annotated[float, typer.Option(min=0, callback=finite, help="GiB that all conversations may take")] = 4.0,
     token: Annotated[str | None, typer.Option(help="what clients must send; made up if one is needed")] = None,
     origin: Annotated[list[str] | None, typer.Option(help="origin of other pages that may call")] = None,
+    ice_server: Annotated[
+        list[str] | None, typer.Option(help="stun:HOST:PORT or turn:USER:SECRET@HOST:PORT, for other networks; several")
+    ] = None,
+    resume_seconds: Annotated[float, typer.Option(min=0, callback=finite, help="wait for a lost client")] = 30.0,
     suggest: Annotated[list[str] | None, typer.Option(help="what a user could say, for the page; several")] = None,
     record: Annotated[Path | None, typer.Option(help="folder for conversations whose user consents")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="solver steps; default the checkpoint's own")] = None,
@@ -53,6 +57,7 @@ def serve(
         "token": token,
         "origins": tuple(origin or ()),
         "suggestions": tuple(suggest or (SUGGESTIONS if checkpoint == BUNDLED else ())),
+        "resume_seconds": resume_seconds,
         "record": record,
         "num_inference_steps": steps,
         "seed": seed,
@@ -64,4 +69,6 @@ def serve(
         use_threads(threads)
         with needs_extra("serve"):
             from ..serve import command
+            from ..serve.ice import IceServer
+        options["ice_servers"] = tuple(IceServer.parse(each) for each in ice_server or ())
         command.serve(checkpoint, options, certificate, key, console, device, dtype)

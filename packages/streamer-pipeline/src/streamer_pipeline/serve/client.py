@@ -19,7 +19,7 @@ from typing import Any, Self
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack, MediaStreamTrack
 
 from .playing import RecordingPlayer, StereoTrack
@@ -41,6 +41,7 @@ class LiveClient:
             are a file's `.audio` and `.video`.
         token: if the server asks for one.
         consent: whether the server may record this conversation.
+        resume: the `id` of a client whose line was lost: its conversation goes on.
 
     Raises:
         CallRefused: on entering, with the server's own words.
@@ -53,7 +54,9 @@ class LiveClient:
         video: MediaStreamTrack | None = None,
         token: str | None = None,
         consent: bool = False,
+        resume: str | None = None,
     ) -> None:
+        self.id = resume
         self.url, self.token, self.consent = url.rstrip("/"), token, consent
         self.audio: MediaStreamTrack | None = None
         self.video: MediaStreamTrack | None = None
@@ -63,7 +66,8 @@ class LiveClient:
 
     async def __aenter__(self) -> Self:
         self._connected = asyncio.get_running_loop().create_future()
-        self._connection = connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        servers = [RTCIceServer(**each) for each in await asyncio.to_thread(self._request, "/ice-servers")]
+        self._connection = connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._channel = connection.createDataChannel("talk")
         self._channel.on("open", self._opened)
         self._channel.on("message", lambda data: self._messages.put_nowait(json.loads(data)))
@@ -74,13 +78,16 @@ class LiveClient:
         connection.addTrack(video) if video else connection.addTransceiver("video", direction="recvonly")
         try:
             await connection.setLocalDescription(await connection.createOffer())
-            answer = await asyncio.to_thread(self._post, connection.localDescription)
-            await connection.setRemoteDescription(answer)
+            mine = connection.localDescription
+            offer = {"sdp": mine.sdp, "type": mine.type, "consent": self.consent, "resume": self.id}
+            answer = await asyncio.to_thread(self._request, "/offer", offer)
+            self.id = answer["id"]
+            await connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
             await asyncio.wait_for(self._connected, _TIMEOUT)
         except BaseException as error:
             await connection.close()
             if isinstance(error, TimeoutError):
-                raise CallRefused(f"{self.url} answered, but no connection came about in {_TIMEOUT:.0f} s") from error
+                raise CallRefused(self._no_way) from error
             raise
         return self
 
@@ -117,16 +124,23 @@ class LiveClient:
         if self._connection.connectionState in ("closed", "failed"):
             self._messages.put_nowait(None)
             if not self._connected.done():
-                self._connected.set_exception(CallRefused(f"{self.url} answered, but the connection failed"))
+                self._connected.set_exception(CallRefused(self._no_way))
 
-    def _post(self, offer: RTCSessionDescription) -> RTCSessionDescription:
-        body = json.dumps({"sdp": offer.sdp, "type": offer.type, "consent": self.consent}).encode()
+    @property
+    def _no_way(self) -> str:
+        return (
+            f"{self.url} answered, but sound and picture do not get through: a router or a firewall is between. "
+            "Whoever runs the server can name a TURN server (--ice-server)"
+        )
+
+    def _request(self, path: str, body: dict[str, Any] | None = None) -> Any:
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
+        data = None if body is None else json.dumps(body).encode()
         try:
-            with urlopen(Request(f"{self.url}/offer", body, headers), timeout=_TIMEOUT) as response:
-                return RTCSessionDescription(**json.load(response))
+            with urlopen(Request(f"{self.url}{path}", data, headers), timeout=_TIMEOUT) as response:
+                return json.load(response)
         except HTTPError as error:
             raise CallRefused(_reason(error)) from error
         except URLError as error:

@@ -138,6 +138,8 @@ class Conversation:
         self._is_over = asyncio.Event()
         self._began = self._heard_at = self._present_at = asyncio.get_running_loop().time()
         self._has_begun = False
+        self.is_resumable = False  # whether its client can come back by another line
+        self._lost_at: float | None = None
         self.start(self._watch())
 
     @property
@@ -155,13 +157,30 @@ class Conversation:
         return self._closing is not None
 
     def begin(self) -> None:
-        """The client is there: the clock starts. Further calls do nothing."""
-        if self._has_begun or self.has_ended:
+        """The client is there: the clock starts; or it is there again."""
+        if self.has_ended:
+            return
+        if self._has_begun:
+            self._lost_at, self._heard_at = None, asyncio.get_running_loop().time()
             return
         self._has_begun = True
         self._metrics.admitted.inc()
         self._began = self._heard_at = self._present_at = asyncio.get_running_loop().time()
         self.start(self._talk())
+
+    def take_line(self, line: Line) -> None:
+        """From now on `line` carries the conversation; what it has learned so far stays."""
+        old, self.line = self.line, line
+        if old is not None:
+            self.start(old.close())
+
+    def lose(self, reason: str, sentence: str | None = None) -> None:
+        """The client cannot be heard. If it may come back, it is waited for; otherwise this hangs up."""
+        if self._lost_at is None and self._has_begun and self.is_resumable and self.options.resume_seconds:
+            _log.info("conversation %d has lost its client (%s) and waits", self.number, reason)
+            self._lost_at = asyncio.get_running_loop().time()
+        elif self._lost_at is None:
+            self.hang_up(reason, sentence)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         """Run until done or until the end; None if the end has come. An error in it ends the conversation."""
@@ -255,8 +274,11 @@ class Conversation:
             if not self._has_begun:
                 if now - self._began > options.connect_seconds:
                     self.hang_up("connect")
+            elif self._lost_at is not None:
+                if now - self._lost_at > options.resume_seconds:
+                    self.hang_up("lost", "you were not heard for too long; the line is given to others")
             elif now - self._heard_at > options.hung_seconds:
-                self.hang_up("hung", "no sound has come from you for a while; the line is given to others")
+                self.lose("hung", "no sound has come from you for a while; the line is given to others")
             elif now - self._present_at > options.idle_seconds:
                 self.hang_up("idle", "nobody has spoken or typed for a while; the line is given to others")
             elif now - self._began > options.max_seconds:

@@ -39,12 +39,12 @@ class Gate:
     """The way into a server by HTTP, the same for every protocol: what it refuses it raises as HTTPException."""
 
     def __init__(self, server: LiveServer) -> None:
-        self._server, self._options = server, server.options
+        self._server, self.options = server, server.options
         self._calls = RateLimit(CALLS_PER_MINUTE, 60.0)
 
     def check_token(self, connection: HTTPConnection) -> None:
         """401 unless the token was sent, if there is one. A dependency of FastAPI."""
-        token = self._options.token
+        token = self.options.token
         if token and not secrets.compare_digest(_given_token(connection).encode(), token.encode()):
             raise self.refusal(
                 "token", 401, "a token is needed: open the address that the server printed when it started"
@@ -54,7 +54,7 @@ class Gate:
         """Whether a client may ask for a conversation: its origin (403), token (401), pace (429). A dependency, too."""
         origin = connection.headers.get("origin")
         # Browsers always send it with a POST; programs have no ambient rights that it would protect.
-        if origin is not None and not _is_own(origin, connection) and origin not in self._options.origins:
+        if origin is not None and not _is_own(origin, connection) and origin not in self.options.origins:
             raise self.refusal("origin", 403, f"calls from pages of {origin} are not allowed")
         self.check_token(connection)
         if not self._calls.allows():

@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.codecs import CODECS
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from aiortc.sdp import SessionDescription
+from aiortc.sdp import SessionDescription, candidate_from_sdp
 from av import VideoFrame
 
 from ..units import AgentUnit
@@ -28,9 +29,13 @@ Send = Callable[[dict[str, Any]], None]
 
 
 async def answer_offer(
-    gate: Gate, sdp: str, messages: Callable[[Conversation, Send], Messages], consent: bool = False
+    gate: Gate,
+    sdp: str,
+    messages: Callable[[Conversation, Send], Messages],
+    consent: bool = False,
+    resumed: Conversation | None = None,
 ) -> tuple[Peer, RTCSessionDescription]:
-    """Admit the client of a WebRTC offer; `messages` as of `Peer`.
+    """Admit the client of a WebRTC offer; `messages` as of `Peer`. resumed: the conversation that it goes on with.
 
     Raises:
         HTTPException: the server is full (503), or the offer cannot be answered (400).
@@ -39,12 +44,12 @@ async def answer_offer(
         check_offer(sdp)
     except ValueError as error:
         raise gate.refusal("offer", 400, str(error)) from error
-    conversation = await gate.admit(consent)
+    conversation = resumed or await gate.admit(consent)
     try:
         peer = Peer(conversation, messages)
         return peer, await peer.answer(RTCSessionDescription(sdp, "offer"))
     except BaseException as error:
-        conversation.hang_up("offer")
+        conversation.lose("offer")
         if isinstance(error, ValueError):
             raise gate.refusal("offer", 400, str(error)) from error
         raise
@@ -84,12 +89,13 @@ class Peer:
 
     def __init__(self, conversation: Conversation, messages: Callable[[Conversation, Send], Messages]) -> None:
         self.tracks = AgentTracks()
-        self._conversation = conversation
+        self.conversation = conversation
         self._messages = messages(conversation, self._send)
-        # No STUN server: a client on another network needs a route to this host.
-        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        servers = [RTCIceServer(**asdict(each)) for each in conversation.options.ice_servers]
+        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        self._num_candidates = 0
         self._channel: RTCDataChannel | None = None
-        conversation.line = self
+        conversation.take_line(self)
 
     async def answer(self, offer: RTCSessionDescription) -> RTCSessionDescription:
         """Accept an offer.
@@ -107,9 +113,27 @@ class Peer:
             connection.addTrack(self.tracks.video)
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception as error:  # what a library thinks of a stranger's text
-            _log.info("aiortc cannot answer the offer of conversation %d", self._conversation.number, exc_info=error)
+            _log.info("aiortc cannot answer the offer of conversation %d", self.conversation.number, exc_info=error)
             raise ValueError("the offer cannot be answered: send it as a browser or aiortc makes it") from error
         return connection.localDescription
+
+    async def add_candidate(self, text: str | None, mid: str | None, index: int | None) -> None:
+        """Another address of the client ("candidate:..."), of its media section `mid` or `index`; None: it has no more.
+
+        Raises:
+            ValueError: it cannot be read, comes after the last, or is one too many.
+        """
+        self._num_candidates += 1
+        if self._num_candidates > MAX_CANDIDATES:
+            raise ValueError(f"a client has at most {MAX_CANDIDATES} candidates")
+        try:
+            candidate = None
+            if text is not None:
+                candidate = candidate_from_sdp(text.removeprefix("candidate:"))
+                candidate.sdpMid, candidate.sdpMLineIndex = mid, index
+            await self._connection.addIceCandidate(candidate)
+        except Exception as error:  # what a library thinks of a stranger's text
+            raise ValueError('a candidate is written as in "candidate" of RTCIceCandidate, before the end') from error
 
     # ---- the agent's side ----
 
@@ -137,32 +161,36 @@ class Peer:
 
     async def _connection_changed(self) -> None:
         state = self._connection.connectionState
+        if self.conversation.line is not self:
+            return  # the client has come back by another line
         if state == "connected":
-            self._conversation.begin()
-        elif state in ("failed", "closed"):
-            self._conversation.hang_up("left" if state == "closed" else "lost")
+            self.conversation.begin()
+        elif state == "failed":
+            self.conversation.lose("lost")
+        elif state == "closed":
+            self.conversation.hang_up("left")
 
     def _receive(self, track: MediaStreamTrack) -> None:
-        self._conversation.start(self._hear(track) if track.kind == "audio" else self._see(track))
+        self.conversation.start(self._hear(track) if track.kind == "audio" else self._see(track))
 
     async def _hear(self, track: MediaStreamTrack) -> None:
         intake = SoundIntake()
         while (frame := await _next_frame(track)) is not None:
-            self._conversation.hear(intake.convert(frame))
+            self.conversation.hear(intake.convert(frame))
 
     async def _see(self, track: MediaStreamTrack) -> None:
         """Take in pictures; while one is being converted those that come are passed over, so they cannot pile up."""
-        options = self._conversation.options
+        options = self.conversation.options
         intake, converting = PictureIntake(options.height, options.width), None
         while (frame := await _next_frame(track)) is not None:
             if converting is None or converting.done():
-                converting = self._conversation.start(self._take_picture(intake, frame))
+                converting = self.conversation.start(self._take_picture(intake, frame))
 
     async def _take_picture(self, intake: PictureIntake, frame: VideoFrame) -> None:
         try:
-            self._conversation.see(await asyncio.to_thread(intake.convert, frame))
+            self.conversation.see(await asyncio.to_thread(intake.convert, frame))
         except ValueError as error:
-            self._conversation.hang_up("resolution", str(error))
+            self.conversation.hang_up("resolution", str(error))
 
     def _open_channel(self, channel: RTCDataChannel) -> None:
         if self._channel is not None:

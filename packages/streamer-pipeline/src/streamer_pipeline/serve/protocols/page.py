@@ -1,5 +1,8 @@
 """The page's own protocol, and `LiveClient`'s: `POST /offer`, then WebRTC with a data channel of small JSON objects.
 
+`GET /ice-servers` lists STUN and TURN servers. The answer to an offer has an `id`: `PATCH /offer/ID` brings candidates
+that are found later, and an offer with `"resume": ID` goes on with a conversation whose line was lost.
+
 Client to server: {"type": "text", "text": "..."} types to the agent, {"type": "ping", "id": 7} asks for a "pong".
 Server to client: "hello" (what to expect), "unit" (every 160 ms: state, text, latency), "pong", "error" (a message was
 refused and why), "bye" (the server hangs up and why).
@@ -8,16 +11,18 @@ refused and why), "bye" (the server hangs up and why).
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import asdict
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, HTTPException
 from pydantic import BaseModel, Field
 
 from ...units import UNIT_MS, AgentUnit
 from ..conversation import Conversation, UnitTiming
 from ..gate import Gate, RateLimit
-from ..peer import MAX_OFFER_BYTES, Send, answer_offer
+from ..peer import MAX_CANDIDATES, MAX_OFFER_BYTES, Peer, Send, answer_offer
 
 MAX_MESSAGE_BYTES = 4096
 MESSAGES_PER_SECOND = 20
@@ -29,15 +34,55 @@ class Offer(BaseModel, extra="forbid"):
     sdp: str = Field(max_length=MAX_OFFER_BYTES)
     type: Literal["offer"]
     consent: bool = False
+    resume: str | None = Field(default=None, max_length=64)
+
+
+class Candidate(BaseModel):
+    """An address of a client, as its RTCIceCandidate tells it."""
+
+    candidate: str = Field(max_length=512)
+    sdpMid: str | None = Field(default=None, max_length=16)
+    sdpMLineIndex: int | None = None
+
+
+class Candidates(BaseModel, extra="forbid"):
+    """What a client finds after its offer; null: there are no more."""
+
+    candidates: list[Candidate | None] = Field(max_length=MAX_CANDIDATES)
 
 
 def routes(gate: Gate) -> APIRouter:
-    router = APIRouter(dependencies=[Depends(gate.check_call)])
+    router = APIRouter()
+    # By an id that nobody can guess: who has it may go on with the conversation.
+    peers: WeakValueDictionary[str, Peer] = WeakValueDictionary()
 
-    @router.post("/offer")
+    def called(call_id: str) -> Peer:
+        if (peer := peers.get(call_id)) is None or peer.conversation.has_ended:
+            raise HTTPException(404, "that conversation is over")
+        return peer
+
+    @router.get("/ice-servers", dependencies=[Depends(gate.check_token)])
+    def ice_servers() -> list[dict[str, str]]:
+        servers = (asdict(each) for each in gate.options.ice_servers)
+        return [{name: value for name, value in each.items() if value} for each in servers]
+
+    @router.post("/offer", dependencies=[Depends(gate.check_call)])
     async def answer(offer: Offer) -> dict[str, str]:
-        _, description = await answer_offer(gate, offer.sdp, PageMessages, offer.consent)
-        return {"sdp": description.sdp, "type": description.type}
+        resumed = called(offer.resume).conversation if offer.resume else None
+        peer, description = await answer_offer(gate, offer.sdp, PageMessages, offer.consent, resumed)
+        peer.conversation.is_resumable = True
+        call_id = offer.resume or secrets.token_urlsafe(24)
+        peers[call_id] = peer
+        return {"sdp": description.sdp, "type": description.type, "id": call_id}
+
+    @router.patch("/offer/{call_id}", status_code=204, dependencies=[Depends(gate.check_token)])
+    async def trickle(call_id: str, found: Candidates) -> None:
+        for each in found.candidates:
+            try:
+                fields = (each.candidate, each.sdpMid, each.sdpMLineIndex) if each else (None, None, None)
+                await called(call_id).add_candidate(*fields)
+            except ValueError as error:
+                raise gate.refusal("candidate", 400, str(error)) from error
 
     return router
 

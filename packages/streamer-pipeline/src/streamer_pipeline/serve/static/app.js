@@ -1,12 +1,16 @@
 // The page of the live server: one conversation at a time, over WebRTC.
 
 const PING_MS = 1000;
+const SILENCE_MS = 4000; // the server says something every 160 ms
 const PLOT_SECONDS = 60;
-const RETRY_MS = [1000, 2000, 4000];
+const RETRY_MS = [500, 1000, 2000, 2000, 4000, 4000, 8000];
 const PAUSE_UNITS = 8; // units without a word of one side after which its next word begins a new line
 const STATES = { off: "Not connected", connecting: "Connecting…", listen: "Listening", speak: "Speaking" };
 const ANNOUNCED = { off: STATES.off, connecting: STATES.connecting, listen: "Connected", speak: "Connected" };
 const INVITATION = "Look into the camera and talk. To interrupt, just speak.";
+const NO_WAY =
+  "The server answered, but sound and picture do not get through: a router or a firewall is between. " +
+  "Whoever runs the server can name a TURN server (--ice-server).";
 const AGAIN = "You are not connected. Press Connect to begin again.";
 
 const $ = (id) => document.getElementById(id);
@@ -20,8 +24,12 @@ let retries = 0;
 class CallError extends Error {}
 
 class Call {
-  constructor(stream) {
+  constructor(stream, iceServers, id) {
     this.stream = stream;
+    this.id = id; // of the conversation, if it is to go on
+    this.candidates = []; // found, and not sent yet
+    this.previous = null; // the call whose line was lost; hung up on only when this one stands
+    this.hasConnected = false;
     this.model = [];
     this.network = null;
     this.pings = new Map();
@@ -29,7 +37,7 @@ class Call {
     this.buffered = null;
     this.lines = {}; // of each side: the line that its next word may continue, and the units without a word since
     this.ended = false;
-    this.connection = new RTCPeerConnection({ iceServers: [] });
+    this.connection = new RTCPeerConnection({ iceServers });
   }
 
   async connect() {
@@ -37,6 +45,7 @@ class Call {
     const incoming = new MediaStream();
     $("agent").srcObject = incoming;
     connection.ontrack = (event) => incoming.addTrack(event.track);
+    connection.onicecandidate = ({ candidate }) => this.found(candidate);
     connection.onconnectionstatechange = () => this.changed(connection.connectionState);
     for (const kind of ["audio", "video"]) {
       const track = this.stream.getTracks().find((each) => each.kind === kind);
@@ -47,22 +56,42 @@ class Call {
     this.channel.onmessage = (event) => this.heard(JSON.parse(event.data));
 
     await connection.setLocalDescription(await connection.createOffer());
-    await gathered(connection);
-    const answer = await post("/offer", {
-      sdp: connection.localDescription.sdp,
-      type: "offer",
-      consent: $("consent-box").checked,
-    });
+    const { sdp } = connection.localDescription;
+    const resume = this.id;
+    const answer = await request("POST", "/offer", { sdp, type: "offer", consent: $("consent-box").checked, resume });
     if (this.ended) return;
     await connection.setRemoteDescription(answer);
+    this.id = answer.id;
+    this.sendCandidates();
+    this.heardAt = performance.now();
     this.timer = setInterval(() => this.measure(), PING_MS);
+  }
+
+  // Addresses are sent as they are found, while the connection is being tried.
+  found(candidate) {
+    if (candidate?.candidate === "") return; // the end of one kind
+    this.candidates.push(candidate);
+    if (this.connection.remoteDescription) this.sendCandidates();
+  }
+
+  async sendCandidates() {
+    const candidates = this.candidates.splice(0);
+    if (!candidates.length || this.ended) return;
+    this.sent = (this.sent ?? Promise.resolve()).then(() => request("PATCH", `/offer/${this.id}`, { candidates }));
+    await this.sent.catch(() => {}); // whether it mattered, the connection says
   }
 
   changed(state) {
     if (this.ended) return;
     if (state === "connected") {
       retries = 0;
+      this.hasConnected = true;
+      if (this.previous) say("");
+      this.previous?.connection.close();
+      this.previous = null;
       show("listen");
+    } else if (state === "failed" && !this.hasConnected && !this.previous) {
+      failed(new CallError(NO_WAY));
     } else if (state === "failed" || state === "closed") {
       lost(this);
     } else if (state === "disconnected") {
@@ -72,6 +101,7 @@ class Call {
 
   heard(message) {
     if (this.ended) return; // what was on its way when the user hung up
+    this.heardAt = performance.now();
     if (message.type === "unit") this.unit(message);
     else if (message.type === "pong") this.pong(message.id);
     else if (message.type === "error") say(message.message);
@@ -116,6 +146,7 @@ class Call {
   }
 
   async measure() {
+    if (this.hasConnected && performance.now() - this.heardAt > SILENCE_MS) return lost(this);
     if (this.channel.readyState === "open") {
       this.pings.delete(this.numPings - 10); // whose answer is not waited for any longer
       this.pings.set(++this.numPings, performance.now());
@@ -143,37 +174,30 @@ class Call {
   }
 
   end() {
+    this.pause();
+    this.connection.close();
+    this.previous?.connection.close();
+  }
+
+  pause() {
     this.ended = true;
     clearInterval(this.timer);
-    this.connection.close();
   }
 }
 
-async function gathered(connection) {
-  if (connection.iceGatheringState === "complete") return;
-  await new Promise((resolve) => {
-    const timer = setTimeout(resolve, 2000);
-    connection.onicegatheringstatechange = () => {
-      if (connection.iceGatheringState !== "complete") return;
-      clearTimeout(timer);
-      resolve();
-    };
-  });
-}
-
-async function post(path, body) {
+async function request(method, path, body) {
   const headers = { "Content-Type": "application/json" };
   if (token) headers.Authorization = `Bearer ${token}`;
   let response;
   try {
-    response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+    response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
   } catch {
     throw new CallError("The server cannot be reached. Is it still running?");
   }
-  if (response.ok) return response.json();
+  if (response.ok) return response.status === 204 ? null : response.json();
   const reason = await response.json().then((json) => json.detail, () => response.statusText);
   const error = new CallError(sentence(typeof reason === "string" ? reason : "The server did not understand the offer"));
-  error.isFull = response.status === 503;
+  error.isOver = response.status === 404;
   throw error;
 }
 
@@ -209,12 +233,21 @@ async function start({ isRetry = false } = {}) {
   if (!isRetry) say("");
   const stream = call?.stream ?? (await openDevices().catch(failed));
   if (!stream) return;
-  const next = new Call(stream);
+  const old = call;
+  const next = await request("GET", "/ice-servers").then((servers) => new Call(stream, servers, old?.id), (error) => error);
+  if (call !== old) return;
+  if (next instanceof Error) {
+    if (old) lost(old);
+    else failed(next);
+    return;
+  }
+  if (old) next.previous = old.hasConnected ? old : old.previous;
+  if (old && next.previous !== old) old.connection.close();
   call = next;
   showDevices();
   await next.connect().catch((error) => {
     if (call !== next) return;
-    if (isRetry && retries < RETRY_MS.length) lost(next);
+    if (isRetry && !error.isOver) lost(next);
     else failed(error);
   });
 }
@@ -224,11 +257,11 @@ function failed(error) {
 }
 
 function lost(old) {
-  old.end();
+  old.pause();
   if (retries < RETRY_MS.length) {
     say("The connection was lost. Trying again…");
     show("connecting");
-    setTimeout(() => call === old && start({ isRetry: true }).then(() => say("")), RETRY_MS[retries++]);
+    setTimeout(() => call === old && start({ isRetry: true }), RETRY_MS[retries++]);
   } else {
     hangUp("The connection was lost. Check the network, then connect again.");
   }
