@@ -19,6 +19,7 @@ from live_server import live_server, until
 from playwright.async_api import Browser, Page, Route, async_playwright
 from streamer_pipeline import FRAME_RATE, StreamerPipeline, split_units
 from streamer_pipeline.cache_folder import cache_folder
+from streamer_pipeline.serve.conversation import Conversation
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -253,6 +254,52 @@ def test_the_page_is_accessible_and_fits_a_laptop_off_connected_and_after_an_err
             await eventually(page, "!document.querySelector('#notice').hidden")
             assert await page.inner_text("#cover-text") == "You are not connected. Press Connect to begin again."
             await check_accessibility(page)
+            await browser.close()
+        assert errors == []
+
+    asyncio.run(talk())
+
+
+def cut(conversation: Conversation) -> None:
+    """From now on no datagram of sound, picture or words passes between the server and this conversation's browser."""
+    ice = conversation.line._connection.sctp.transport.transport
+
+    async def nothing(data: bytes) -> None:
+        pass
+
+    ice._send, arrived = nothing, ice._recv
+
+    async def never() -> bytes:
+        while True:
+            await arrived()
+
+    ice._recv = never
+
+
+def test_the_page_goes_on_by_itself_after_the_network_was_cut_for_5_seconds():
+    async def talk():
+        errors = []
+        flags = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        async with live_server(hung_seconds=10.0, resume_seconds=60.0) as (server, url), async_playwright() as tools:
+            browser = await tools.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *flags])
+            page = await new_page(browser, errors)
+            await page.goto(url)
+            await page.click("#connect")
+            await eventually(page, "document.querySelector('#words .agent')?.textContent.length > 8")
+            (conversation,) = server.conversations.values()
+            line = conversation.line
+            cut(conversation)
+            await page.context.set_offline(True)
+            await asyncio.sleep(5)
+            await page.context.set_offline(False)
+            await until(lambda: conversation.line is not line and not conversation.has_ended)
+            await eventually(page, "['listen', 'speak'].includes(document.querySelector('#state').dataset.state)")
+            await eventually(page, "document.querySelector('#notice').hidden")
+            words = await page.inner_text("#words")
+            await eventually(page, f"document.querySelector('#words').textContent.length > {len(words)}")
+            assert list(server.conversations.values()) == [conversation]
+            await page.click("#connect")
+            await until(lambda: server.num_sessions == 0)
             await browser.close()
         assert errors == []
 
