@@ -14,6 +14,7 @@ import torch
 from causal_vae.training import build_trainer, fit
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 
 from ..checkpoints import BUNDLED, bundled_checkpoint
@@ -255,7 +256,8 @@ def _save(
     for name, weights in whole.items():
         part = getattr(pipeline, name)
         part.save_pretrained(partial / name, state_dict=weights)
-        index[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
+        kind = next(kind for kind in type(part).__mro__ if not issubclass(kind, FSDPModule))
+        index[name] = [kind.__module__.partition(".")[0], kind.__name__]
     (partial / StreamerPipeline.config_name).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     (partial / "README.md").write_text(str(pipeline_card(StreamerPipeline.from_pretrained(partial))), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
