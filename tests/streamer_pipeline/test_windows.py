@@ -66,10 +66,13 @@ def test_every_unit_counts_once_in_an_epoch_over_all_processes(tokenizer, length
 
 @pytest.mark.parametrize("length", [24, 49, 50, 97, 187])
 def test_a_conversation_that_does_not_fit_does_not_cost_two_windows(tokenizer, length):
-    """At least seven of ten units count: the others are looked back at, or are left where nothing fits."""
+    """Over an epoch, of ten units in windows seven count: the others are looked back at, or left where nothing fits."""
     batches = conversations([length] * 20, tokenizer, {"speaking": 1.0}, num_units=48)
-    num_steps = 20 * length // 96
-    assert len(list(counted_units(batches, num_steps))) > 0.7 * 2 * 48 * num_steps
+    counted = num_steps = 0
+    while counted < 20 * length:
+        counted += int(batches[num_steps, 0].valid.sum())
+        num_steps += 1
+    assert counted > 0.7 * 2 * 48 * num_steps
 
 
 def test_what_fits_into_a_window_is_never_cut(tokenizer):
