@@ -51,8 +51,9 @@ CLIENTS := $(or $(WAN_STREAMER_CACHE),$(HOME)/.cache/wan-streamer)/clients
 setup-clients: setup ## other projects' clients (0.5 GB), for the tests of the protocols they speak: npm's, and LiveKit's plugin
 	@command -v npm >/dev/null || examples/duplex_world/install_debian_packages.sh npm
 	@mkdir -p $(CLIENTS)
-	@test -e $(CLIENTS)/node_modules/@openai/agents || \
-	    npm install --silent --no-audit --no-fund --prefix $(CLIENTS) @openai/agents@0.20.0
+	@test -e $(CLIENTS)/node_modules/esbuild || \
+	    npm install --silent --no-audit --no-fund --prefix $(CLIENTS) @openai/agents@0.20.0 \
+	        @pipecat-ai/client-js@1.13.1 @pipecat-ai/small-webrtc-transport@1.10.8 esbuild@0.28.2
 	@test -e $(CLIENTS)/python || \
 	    $(BIN)/python -m pip install -q --disable-pip-version-check --target $(CLIENTS)/python livekit-plugins-openai==1.8.9
 

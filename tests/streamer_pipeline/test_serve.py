@@ -29,7 +29,7 @@ def run(coroutine):
 
 
 async def call(url: str, body: bytes | None = None, method: str | None = None, **headers) -> tuple[int, str]:
-    """(status, text) of a GET, or of a POST with a body."""
+    """(status, text) of a GET, or of a POST with a body, if no method is said."""
 
     def blocking():
         try:

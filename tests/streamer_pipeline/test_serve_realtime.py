@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -205,6 +206,26 @@ def test_a_cancelled_response_is_not_heard_any_more_and_the_next_is():
     run(talk())
 
 
+def test_what_the_agent_makes_out_of_the_users_words_is_an_item_of_the_user():
+    async def talk():
+        async with live_server() as (server, _), messages(server) as (told, sent):
+            for index, heard in enumerate([" what", " is this", ""]):
+                told.tell(replace(unit(index, "listen"), heard=heard), None)
+            told.tell(unit(3, "speak", " it"), None)
+            kinds = [event["type"] for event in sent]
+            assert kinds[0] == "conversation.item.added" and sent[0]["item"]["role"] == "user"
+            assert [event["delta"] for event in sent if event["type"].endswith("_transcription.delta")] == [
+                " what",
+                " is this",
+            ]
+            (done,) = [event for event in sent if event["type"].endswith("_transcription.completed")]
+            assert done["transcript"] == "what is this" and done["item_id"] == sent[0]["item"]["id"]
+            assert kinds.index(done["type"]) < kinds.index("response.created")
+            assert "conversation.item.done" in kinds
+
+    run(talk())
+
+
 def test_items_are_acknowledged_remembered_and_truncated():
     async def talk():
         async with live_server() as (_, url), realtime(url) as socket:
@@ -236,7 +257,7 @@ WRONG = [
         ({"type": "input_audio_buffer.append", "audio": "?"}, "base64"),
     ),
     ({"type": "input_audio_buffer.append", "audio": "AAAA"}, "two bytes a sample"),
-    ({"type": "output_audio_buffer.clear"}, "no buffer"),
+    ({"type": "output_audio_buffer.clear"}, "cancel the response"),
     ({"type": "conversation.item.truncate", "item_id": "none", "content_index": 0, "audio_end_ms": 1}, "no item none"),
     (typed(""), "1 to 500"),
     (typed("\ud83d"), "surrogate"),

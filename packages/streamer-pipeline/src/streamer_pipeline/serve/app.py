@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -20,7 +21,7 @@ from ..media.marks import GENERATED
 from .connections import BoundedProtocol
 from .gate import Gate
 from .listening import listen
-from .protocols import moshi, page, realtime
+from .protocols import moshi, page, pipecat, realtime
 from .server import LiveServer
 
 _STATIC = files("streamer_pipeline") / "serve" / "static"
@@ -90,9 +91,17 @@ def create_app(server: LiveServer) -> FastAPI:
     def show_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    for protocol in (page, realtime, moshi):
+    for protocol in (page, realtime, moshi, pipecat):
         app.include_router(protocol.routes(gate))
     app.mount("/static", StaticFiles(directory=str(_STATIC)), name="static")
+    if options.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.origins,
+            allow_methods=["GET", "POST", "PATCH"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Location"],
+        )
     if options.is_loopback:  # a page elsewhere whose name was made to point here is not one of ours
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
     return app

@@ -13,9 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ..runtime.realtime import RealTimeSession, RealTimeStatistics
@@ -129,6 +130,7 @@ class Conversation:
     ) -> None:
         self.number, self.options = number, options
         self.line: Line | None = None
+        self.is_hushed = False  # the client asked not to hear what the agent is saying: it is played as silence
         self._metrics, self._executor, self._recorder, self._on_close = metrics, executor, recorder, on_close
         self._session, self._live = session, RealTimeSession(session)
         self._level = SpeechLevel()
@@ -242,6 +244,8 @@ class Conversation:
             except TimeoutError:  # no first answer yet; `_watch` decides how long that may last
                 continue
             statistics = self._live.statistics
+            if self.is_hushed:
+                unit = replace(unit, audio=torch.zeros_like(unit.audio))
             if self.line is not None:
                 self.line.play(unit, self._timing(unit, statistics))
             self._count(unit, statistics)

@@ -26,12 +26,13 @@ MAX_CANDIDATES = 64
 _MAX_BUFFERED = 256 * 1024  # bytes that a client may leave unread in its data channel
 _GOODBYE_SECONDS = 0.2  # in which a last message leaves
 Send = Callable[[dict[str, Any]], None]
+MakeMessages = Callable[[Conversation, Send], Messages]
 
 
 async def answer_offer(
     gate: Gate,
     sdp: str,
-    messages: Callable[[Conversation, Send], Messages],
+    messages: MakeMessages,
     consent: bool = False,
     resumed: Conversation | None = None,
 ) -> tuple[Peer, RTCSessionDescription]:
@@ -40,10 +41,7 @@ async def answer_offer(
     Raises:
         HTTPException: the server is full (503), or the offer cannot be answered (400).
     """
-    try:
-        check_offer(sdp)
-    except ValueError as error:
-        raise gate.refusal("offer", 400, str(error)) from error
+    _check(gate, sdp)
     conversation = resumed or await gate.admit(consent)
     try:
         peer = Peer(conversation, messages)
@@ -55,6 +53,22 @@ async def answer_offer(
         raise
 
 
+async def renegotiate(gate: Gate, peer: Peer, sdp: str) -> RTCSessionDescription:
+    """Answer a further offer of a connection that stands. HTTPException (400): it cannot be."""
+    _check(gate, sdp)
+    try:
+        return await peer.answer(RTCSessionDescription(sdp, "offer"))
+    except ValueError as error:
+        raise gate.refusal("offer", 400, str(error)) from error
+
+
+def _check(gate: Gate, sdp: str) -> None:
+    try:
+        check_offer(sdp)
+    except ValueError as error:
+        raise gate.refusal("offer", 400, str(error)) from error
+
+
 def check_offer(sdp: str) -> None:
     """Raise ValueError, in our words, unless a conversation can come of this offer; before it costs anybody a place."""
     if sdp.count("a=candidate:") > MAX_CANDIDATES:
@@ -63,9 +77,9 @@ def check_offer(sdp: str) -> None:
         offer = SessionDescription.parse(sdp)
     except Exception as error:  # what aiortc raises for lines that it cannot read
         raise ValueError("the offer is no session description that can be read (RFC 8866)") from error
-    if sorted(media.kind for media in offer.media if media.kind != "application") != ["audio", "video"]:
+    if [media.kind for media in offer.media].count("audio") != 1:
         raise ValueError(
-            "an offer has one track of sound and one of picture; without a device, ask to receive (recvonly)"
+            "an offer has one track of sound, and may have one of picture; without a device, ask to receive (recvonly)"
         )
     for media in offer.media:
         ice, dtls = media.ice, media.dtls
@@ -80,37 +94,42 @@ def check_offer(sdp: str) -> None:
 
 
 class Peer:
-    """The `Line` of a client that came by WebRTC.
+    """The `Line` of a client that came by WebRTC, from now on that of its conversation.
 
     Args:
         conversation: begins when the connection stands.
         messages: called with the conversation and a function that sends one message to the client.
     """
 
-    def __init__(self, conversation: Conversation, messages: Callable[[Conversation, Send], Messages]) -> None:
+    def __init__(self, conversation: Conversation, messages: MakeMessages) -> None:
         self.tracks = AgentTracks()
         self.conversation = conversation
         self._messages = messages(conversation, self._send)
         servers = [RTCIceServer(**asdict(each)) for each in conversation.options.ice_servers]
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=servers))
+        self._connection.on("track", self._receive)
+        self._connection.on("datachannel", self._open_channel)
+        self._connection.on("connectionstatechange", self._connection_changed)
+        self._received: set[str] = set()  # kinds of the tracks that are taken in
         self._num_candidates = 0
         self._channel: RTCDataChannel | None = None
         conversation.take_line(self)
 
     async def answer(self, offer: RTCSessionDescription) -> RTCSessionDescription:
-        """Accept an offer.
+        """Accept an offer, the first or a further one of this connection. Sound alone is a conversation, too.
 
         Raises:
             ValueError: aiortc cannot answer it.
         """
         connection = self._connection
-        connection.on("track", self._receive)
-        connection.on("datachannel", self._open_channel)
-        connection.on("connectionstatechange", self._connection_changed)
+        is_first = connection.remoteDescription is None
         try:
             await connection.setRemoteDescription(offer)
-            connection.addTrack(self.tracks.audio)
-            connection.addTrack(self.tracks.video)
+            if is_first:
+                connection.addTrack(self.tracks.audio)
+                self.tracks.has_picture = any(each.kind == "video" for each in connection.getTransceivers())
+            if is_first and self.tracks.has_picture:
+                connection.addTrack(self.tracks.video)
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception as error:  # what a library thinks of a stranger's text
             _log.info("aiortc cannot answer the offer of conversation %d", self.conversation.number, exc_info=error)
@@ -171,6 +190,10 @@ class Peer:
             self.conversation.hang_up("left")
 
     def _receive(self, track: MediaStreamTrack) -> None:
+        if track.kind in self._received:  # a screen beside the camera; unread, its frames would pile up
+            self.conversation.start(_pass_over(track))
+            return
+        self._received.add(track.kind)
         self.conversation.start(self._hear(track) if track.kind == "audio" else self._see(track))
 
     async def _hear(self, track: MediaStreamTrack) -> None:
@@ -199,6 +222,11 @@ class Peer:
         self._channel = channel
         channel.on("message", self._messages.receive)
         self._messages.opened()
+
+
+async def _pass_over(track: MediaStreamTrack) -> None:
+    while await _next_frame(track) is not None:
+        pass
 
 
 async def _next_frame(track: MediaStreamTrack) -> Any:

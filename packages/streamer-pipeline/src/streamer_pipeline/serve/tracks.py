@@ -169,6 +169,7 @@ class AgentTracks:
 
     def __init__(self) -> None:
         self.audio, self.video = AgentTrack("audio"), AgentTrack("video")
+        self.has_picture = True
         self.num_skipped = 0
         self._num_units = 0
         self._due = 0.0
@@ -192,7 +193,7 @@ class AgentTracks:
         first_sample, first_frame = self._num_units * SAMPLES_PER_UNIT, self._num_units * FRAMES_PER_UNIT
         for i, samples in enumerate(unit.audio.split(SAMPLES_PER_PACKET, dim=1)):
             self.audio.put(due + i * PACKET_MS / 1000, sound_frame(samples, first_sample + i * SAMPLES_PER_PACKET))
-        for i, picture in enumerate(unit.video.split(1, dim=1)):
+        for i, picture in enumerate(unit.video.split(1, dim=1) if self.has_picture else ()):
             self.video.put(due + i / FRAME_RATE, picture_frame(picture, first_frame + i))
         self._num_units += 1
 

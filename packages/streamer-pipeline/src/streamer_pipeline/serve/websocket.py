@@ -70,7 +70,7 @@ class WebSocketLine:
         self._unsent: asyncio.Queue[str | bytes] = asyncio.Queue(_MAX_UNSENT)
         self._messages = messages(conversation, self)
         self._ending = (_GOING_AWAY, "")
-        conversation.line = self
+        conversation.take_line(self)
 
     async def run(self) -> None:
         """Talk until somebody hangs up and nothing of the conversation is left."""

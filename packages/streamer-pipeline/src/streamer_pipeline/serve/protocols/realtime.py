@@ -1,4 +1,5 @@
-"""OpenAI's Realtime protocol: `/v1/realtime` by WebSocket, with sound as base64 PCM16 at 24 kHz both ways.
+"""OpenAI's Realtime protocol: `/v1/realtime` by WebSocket, with sound as base64 PCM16 at 24 kHz both ways; or `POST
+/v1/realtime/calls`, the same events by the data channel of WebRTC, with sound and our extension of picture as tracks.
 
 The agent is full duplex, and what its state slot says is what a client is told: a response begins when the agent
 begins to speak and ends when it stops, whoever asked for one. So
@@ -12,37 +13,33 @@ begins to speak and ends when it stops, whoever asked for one. So
   transcription, turn detection and the like are not the server's to set: `session.updated` says what holds.
 
 Our extensions: `input_image` (a data URL) is what the agent sees until the next one, and `?consent=true` agrees to be
-recorded. The agent's picture does not travel by this protocol.
+recorded. The agent's picture travels by WebRTC alone, to who offers a track for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from fastapi import APIRouter, Depends, WebSocket
-from torch import Tensor
+from fastapi import APIRouter, Depends, Request, Response, WebSocket
 
 from ...units import SAMPLE_RATE, UNIT_MS, AgentUnit
+from ..captions import Captions
 from ..conversation import Conversation, UnitTiming
 from ..gate import Gate, RateLimit
-from ..tracks import read_still, to_pcm16
+from ..peer import Send, answer_offer
+from ..tracks import read_still
 from ..websocket import PacedSound, WebSocketLine
 from . import realtime_events as events
-from .realtime_events import Refused, read_event
+from .realtime_events import Refused, Spoken, decode_data_url, decode_sound, encode_sound, message_item, read_event
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 EVENTS_PER_SECOND = 200
 _REMEMBERED_ITEMS = 64
 _MAX_ARRIVING = 8  # items whose pictures are being decoded
 _PCM = {"type": "audio/pcm", "rate": SAMPLE_RATE}
-Emit = Callable[[dict[str, Any]], None]
 
 
 def routes(gate: Gate) -> APIRouter:
@@ -54,7 +51,20 @@ def routes(gate: Gate) -> APIRouter:
         await socket.accept("realtime" if "realtime" in socket.scope["subprotocols"] else None)
         await WebSocketLine(socket, conversation, _over_websocket).run()
 
+    @router.post("/v1/realtime/calls", status_code=201)
+    async def call(request: Request, consent: bool = False) -> Response:
+        if not request.headers.get("content-type", "").startswith("application/sdp"):
+            raise gate.refusal("offer", 415, "the body is the session description: Content-Type: application/sdp")
+        sdp = (await request.body()).decode(errors="replace")
+        peer, answer = await answer_offer(gate, sdp, _over_webrtc, consent)
+        place = f"/v1/realtime/calls/rtc_{peer.conversation.number}"
+        return Response(answer.sdp, 201, {"Location": place}, "application/sdp")
+
     return router
+
+
+def _over_webrtc(conversation: Conversation, send: Send) -> RealtimeMessages:
+    return RealtimeMessages(conversation, send, None)
 
 
 def _over_websocket(conversation: Conversation, line: WebSocketLine) -> RealtimeMessages:
@@ -69,16 +79,17 @@ class RealtimeMessages:
         sound: where the client's sound goes, and then the agent's goes to it in events; None if a track carries both.
     """
 
-    def __init__(self, conversation: Conversation, emit: Emit, sound: PacedSound | None) -> None:
+    def __init__(self, conversation: Conversation, emit: Send, sound: PacedSound | None) -> None:
         self._conversation, self._emit_event, self._sound = conversation, emit, sound
         self._rate = RateLimit(EVENTS_PER_SECOND)
         self._num_events = self._num_named = 0
         self._items: dict[str, dict[str, Any]] = {}
         self._last_item_id: str | None = None
         self._metadata: dict[str, str] | None = None
-        self._response: Response | None = None
-        self._is_cancelled = False
+        self._response: Spoken | None = None
+        self._last_response_id = ""
         self._interrupting_item_id: str | None = None
+        self._captions, self._caption_item_id = Captions(), ""
         self._arriving = asyncio.Lock()
         self._num_arriving = 0
 
@@ -88,8 +99,9 @@ class RealtimeMessages:
         self._emit("session.created", session=self._session())
 
     def tell(self, unit: AgentUnit, timing: UnitTiming | None) -> None:
+        self._write_down(unit)
         is_speaking = unit.state == "speak"
-        self._is_cancelled &= is_speaking
+        self._conversation.is_hushed &= is_speaking
         if self._interrupting_item_id and (is_speaking or not self._conversation.is_user_heard):
             self._emit(
                 "input_audio_buffer.speech_stopped",
@@ -97,17 +109,36 @@ class RealtimeMessages:
                 item_id=self._interrupting_item_id,
             )
             self._interrupting_item_id = None
-        if is_speaking and not self._is_cancelled:
+        if is_speaking and not self._conversation.is_hushed:
             self._speak(unit)
         elif self._response is not None:
             self._stop(unit)
+
+    def _write_down(self, unit: AgentUnit) -> None:
+        """What the agent makes out of the user's words, where its checkpoint does that: an item for every turn."""
+        finished = self._captions.take(unit)
+        if unit.heard and not self._caption_item_id:
+            self._caption_item_id = self._new_name("item")
+            content = {"type": "input_audio", "transcript": ""}
+            self._add_item(message_item(self._caption_item_id, "user", "in_progress", [content]))
+        place = {"item_id": self._caption_item_id, "content_index": 0}
+        if unit.heard:
+            self._emit("conversation.item.input_audio_transcription.delta", **place, delta=unit.heard)
+        if finished:
+            seconds = self._captions.num_units * UNIT_MS / 1000
+            kind = "conversation.item.input_audio_transcription.completed"
+            self._emit(kind, **place, transcript=finished, usage={"type": "duration", "seconds": seconds})
+            content = {"type": "input_audio", "transcript": finished}
+            item = message_item(self._caption_item_id, "user", "completed", [content])
+            self._items[self._caption_item_id], self._caption_item_id = item, ""
+            self._emit("conversation.item.done", item=item)
 
     def say_goodbye(self, reason: str, sentence: str) -> None:
         self._emit_error(Refused(sentence, reason), None)
 
     def _speak(self, unit: AgentUnit) -> None:
         if self._response is None:
-            self._response = Response(self._new_name("resp"), self._new_name("item"), self._metadata)
+            self._response = Spoken(self._new_name("resp"), self._new_name("item"), self._metadata)
             self._metadata = None
             self._begin(self._response)
         response = self._response
@@ -115,9 +146,9 @@ class RealtimeMessages:
             response.transcript += unit.text
             self._emit("response.output_audio_transcript.delta", **response.place, delta=unit.text)
         if self._sound is not None:
-            self._emit("response.output_audio.delta", **response.place, delta=_to_base64(unit.audio))
+            self._emit("response.output_audio.delta", **response.place, delta=encode_sound(unit.audio))
 
-    def _begin(self, response: Response) -> None:
+    def _begin(self, response: Spoken) -> None:
         self._emit("response.created", response=response.as_event("in_progress"))
         item = response.item("in_progress")
         self._emit("response.output_item.added", response_id=response.id, output_index=0, item=item)
@@ -143,6 +174,7 @@ class RealtimeMessages:
     def _end(self, status: str, reason: str | None = None) -> None:
         response, self._response = self._response, None
         assert response is not None
+        self._last_response_id = response.id
         item = response.item("completed" if reason is None else "incomplete")
         self._items[response.item_id] = item
         part = {"type": "audio", "transcript": response.transcript}
@@ -222,7 +254,7 @@ class RealtimeMessages:
             case events.SessionUpdate():
                 self._emit("session.updated", session=self._session())
             case events.AudioAppend():
-                self._hear(_from_base64(event.audio))
+                self._paced_sound().push(decode_sound(event.audio))
             case events.AudioCommit():
                 self._commit()
             case events.AudioClear():
@@ -241,16 +273,21 @@ class RealtimeMessages:
             case events.ResponseCancel():
                 self._cancel(event.response_id)
             case events.OutputClear():
-                raise Refused("sound leaves as it is played: there is no buffer to clear", "unsupported_event", "type")
+                self._clear_output()
 
     def _cancel(self, response_id: str | None) -> None:
         if self._response is None or response_id not in (None, self._response.id):
             raise Refused("there is no such response in progress", "response_cancel_not_active", "response_id")
-        self._is_cancelled = True
+        self._conversation.is_hushed = True
         self._end("cancelled", "client_cancelled")
 
-    def _hear(self, samples: Tensor) -> None:
-        self._paced_sound().push(samples)
+    def _clear_output(self) -> None:
+        """A track's sound leaves as it is played, so what is cleared is what the agent has still to say."""
+        if self._sound is not None:
+            raise Refused("events of sound leave as they are played: cancel the response", "unsupported_event", "type")
+        if self._response is not None:
+            self._cancel(None)
+        self._emit("output_audio_buffer.cleared", response_id=self._last_response_id)
 
     def _commit(self) -> None:
         """Sound is heard as it comes, committed or not: this gives what was said until now a name."""
@@ -294,55 +331,26 @@ class RealtimeMessages:
                 case events.TextContent():
                     texts.append(part.text)
                 case events.AudioContent():
-                    sounds.append(_from_base64(part.audio))
+                    sounds.append(decode_sound(part.audio))
                 case events.ImageContent():
                     options = self._conversation.options
-                    data = _from_data_url(part.image_url)
+                    data = decode_data_url(part.image_url)
                     pictures.append(await asyncio.to_thread(read_still, data, options.height, options.width))
+        if sounds:
+            self._paced_sound()  # refuses before anything is taken
         if texts:
             self._conversation.type(" ".join(texts))
         for samples in sounds:
-            self._hear(samples)
+            self._paced_sound().push(samples)
         for picture in pictures:
             self._conversation.see(picture)
         content = [part.model_dump(include={"type", "text"}) for part in item.content]
         self._add_user_item(item.id or self._new_name("item"), content)
 
     def _add_user_item(self, item_id: str, content: list[dict[str, Any]]) -> None:
-        item = _message(item_id, "user", "completed", content)
+        item = message_item(item_id, "user", "completed", content)
         previous = self._add_item(item)
         self._emit("conversation.item.done", item=item, previous_item_id=previous)
-
-
-class Response:
-    """What the agent says from when it begins to speak to when it stops: one item with one part."""
-
-    def __init__(self, response_id: str, item_id: str, metadata: dict[str, str] | None) -> None:
-        self.id, self.item_id, self.metadata = response_id, item_id, metadata
-        self.previous_item_id: str | None = None
-        self.transcript = ""
-        self.place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
-
-    def item(self, status: str) -> dict[str, Any]:
-        content = [] if status == "in_progress" else [{"type": "output_audio", "transcript": self.transcript}]
-        return _message(self.item_id, "assistant", status, content)
-
-    def as_event(self, status: str, reason: str | None = None) -> dict[str, Any]:
-        is_over = status != "in_progress"
-        return {
-            "object": "realtime.response",
-            "id": self.id,
-            "status": status,
-            "status_details": {"type": status, "reason": reason} if reason else None,
-            "output": [self.item("incomplete" if reason else "completed")] if is_over else [],
-            "output_modalities": ["audio"],
-            "metadata": self.metadata,
-        }
-
-
-def _message(item_id: str, role: str, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-    shared = {"object": "realtime.item", "type": "message", "status": status}
-    return {"id": item_id, **shared, "role": role, "content": content}
 
 
 def _read_json(data: str | bytes) -> Any:
@@ -352,29 +360,3 @@ def _read_json(data: str | bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Refused("an event is a JSON object") from error
-
-
-def _from_base64(text: str) -> Tensor:
-    """PCM16 at 24 kHz -> (1, T) in [-1, 1]."""
-    data = _decoded(text)
-    if len(data) % 2:
-        raise Refused(f"sound is PCM16, two bytes a sample, got {len(data)} bytes", param="audio")
-    return torch.frombuffer(bytearray(data), dtype=torch.int16)[None].float() / 32768 if data else torch.zeros(1, 0)
-
-
-def _to_base64(audio: Tensor) -> str:
-    return base64.b64encode(to_pcm16(audio).numpy().tobytes()).decode()
-
-
-def _from_data_url(url: str) -> bytes:
-    head, _, text = url.partition(",")
-    if not (head.startswith("data:image/") and head.endswith(";base64")):
-        raise Refused("image_url is a data URL, as data:image/jpeg;base64,...; nothing is fetched", param="image_url")
-    return _decoded(text)
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Refused("sound and pictures are base64") from error

@@ -1,13 +1,19 @@
-"""What a client of OpenAI's Realtime protocol may send, as far as it is understood here; other fields are passed over.
+"""What OpenAI's Realtime protocol holds: events of a client, as far as they are understood, items, sound, pictures.
 
-Names are those of the general release, not of the beta.
+Names are those of the general release, not of the beta. Fields that are not here are passed over.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from torch import Tensor
+
+from ..tracks import to_pcm16
 
 
 class ClientEvent(BaseModel):
@@ -174,3 +180,60 @@ def _refusal(message: dict[str, Any], error: ValidationError) -> Refused:
     # The first place names the event's type, and a union's the member that was tried.
     path = [str(each) for each in first["loc"][1:] if not str(each).startswith("input_") or each == "input"]
     return Refused(f"{'.'.join(path)}: {first['msg'].removeprefix('Value error, ')}", param=".".join(path))
+
+
+class Spoken:
+    """What the agent says from when it begins to speak to when it stops: one item with one part."""
+
+    def __init__(self, response_id: str, item_id: str, metadata: dict[str, str] | None) -> None:
+        self.id, self.item_id, self.metadata = response_id, item_id, metadata
+        self.previous_item_id: str | None = None
+        self.transcript = ""
+        self.place = {"response_id": response_id, "item_id": item_id, "output_index": 0, "content_index": 0}
+
+    def item(self, status: str) -> dict[str, Any]:
+        content = [] if status == "in_progress" else [{"type": "output_audio", "transcript": self.transcript}]
+        return message_item(self.item_id, "assistant", status, content)
+
+    def as_event(self, status: str, reason: str | None = None) -> dict[str, Any]:
+        is_over = status != "in_progress"
+        return {
+            "object": "realtime.response",
+            "id": self.id,
+            "status": status,
+            "status_details": {"type": status, "reason": reason} if reason else None,
+            "output": [self.item("incomplete" if reason else "completed")] if is_over else [],
+            "output_modalities": ["audio"],
+            "metadata": self.metadata,
+        }
+
+
+def message_item(item_id: str, role: str, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    shared = {"object": "realtime.item", "type": "message", "status": status}
+    return {"id": item_id, **shared, "role": role, "content": content}
+
+
+def decode_sound(text: str) -> Tensor:
+    """PCM16 at 24 kHz -> (1, T) in [-1, 1]."""
+    data = _decoded(text)
+    if len(data) % 2:
+        raise Refused(f"sound is PCM16, two bytes a sample, got {len(data)} bytes", param="audio")
+    return torch.frombuffer(bytearray(data), dtype=torch.int16)[None].float() / 32768 if data else torch.zeros(1, 0)
+
+
+def encode_sound(audio: Tensor) -> str:
+    return base64.b64encode(to_pcm16(audio).numpy().tobytes()).decode()
+
+
+def decode_data_url(url: str) -> bytes:
+    head, _, text = url.partition(",")
+    if not (head.startswith("data:image/") and head.endswith(";base64")):
+        raise Refused("image_url is a data URL, as data:image/jpeg;base64,...; nothing is fetched", param="image_url")
+    return _decoded(text)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refused("sound and pictures are base64") from error

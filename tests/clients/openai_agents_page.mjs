@@ -1,0 +1,28 @@
+// What a page with @openai/agents does over WebRTC, bundled by esbuild: window.start(url, token), window.seen tells.
+import { OpenAIRealtimeWebRTC, RealtimeAgent, RealtimeSession } from "@openai/agents/realtime";
+
+window.seen = { transcript: "", level: 0, errors: [], events: [] };
+
+function listen(stream) {
+  const context = new AudioContext();
+  const analyser = context.createAnalyser();
+  context.createMediaStreamSource(stream).connect(analyser);
+  const samples = new Float32Array(analyser.fftSize);
+  setInterval(() => {
+    analyser.getFloatTimeDomainData(samples);
+    window.seen.level = Math.max(window.seen.level, ...samples);
+  }, 20);
+}
+
+window.start = async (url, token) => {
+  const { seen } = window;
+  const audioElement = Object.assign(new Audio(), { autoplay: true });
+  const transport = new OpenAIRealtimeWebRTC({ baseUrl: `${url}/v1/realtime/calls`, audioElement, useInsecureApiKey: true });
+  const agent = new RealtimeAgent({ name: "Assistant", instructions: "You are a helpful assistant." });
+  window.session = new RealtimeSession(agent, { transport, model: "wan-streamer" });
+  window.session.on("error", ({ error }) => seen.errors.push(JSON.stringify(error)));
+  transport.on("*", (event) => seen.events.push(event.type));
+  transport.on("audio_transcript_delta", ({ delta }) => (seen.transcript += delta));
+  await window.session.connect({ apiKey: token });
+  listen(audioElement.srcObject);
+};
