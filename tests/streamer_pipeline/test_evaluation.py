@@ -211,6 +211,29 @@ def test_other_peoples_recordings_are_scored_and_what_is_missing_is_said(tmp_pat
     assert not any(key.startswith(("answers", "sight")) for key in rows)
 
 
+def test_what_broke_off_goes_on_and_processes_share_the_work(tmp_path, dyads, checkpoint):
+    """Whoever holds a conversation, and when: the card is the same; what is there is not held again."""
+    arguments = ["eval", checkpoint, "--dataset", dyads, "--split", "train", "--minutes", 0, "--batch-size", 1]
+
+    def rows(folder, *options):
+        result = invoke(*arguments, "--out", folder, *options)
+        assert result.exit_code == 0, result.output
+        return json.loads((folder / "score.json").read_text())["rows"]
+
+    alone = rows(tmp_path / "alone")
+    held = {path: path.stat().st_mtime_ns for path in (tmp_path / "alone" / "conversations").glob("*/*.safetensors")}
+    lost = next(path for path in held if path.parent.name == "agent")
+    lost.unlink()
+    assert rows(tmp_path / "alone").keys() == alone.keys() and lost.stat().st_mtime_ns != held[lost]
+    assert all(path.stat().st_mtime_ns == at for path, at in held.items() if path != lost)
+    shared = rows(tmp_path / "shared", "--workers", 2)
+    assert shared == alone
+    refused = invoke(*arguments, "--out", tmp_path / "alone", "--seed", 1)
+    assert refused.exit_code == 1 and "holds conversations of seed 0, not 1" in " ".join(refused.output.split())
+    refused = invoke(*arguments, "--workers", 2)
+    assert refused.exit_code == 1 and "give --out" in refused.output
+
+
 def test_what_rows_and_recognisers_cannot_be_is_said_in_one_line(tmp_path, dyads, checkpoint):
     for option, value, message in (
         ("--rows", "nothing", "names no module:attribute"),

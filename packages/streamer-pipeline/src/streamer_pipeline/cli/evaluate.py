@@ -57,6 +57,7 @@ def evaluate(
         float, typer.Option(min=0, callback=finite, help="length of the long session; 0 leaves it out")
     ] = 3.0,
     batch_size: Annotated[int, typer.Option(min=1, help="conversations at once")] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="processes of one thread that share the conversations")] = 1,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     threads: Threads = 0,
@@ -97,19 +98,17 @@ def evaluate(
         with needs_extra("eval"):
             from ..evaluation import command
             from ..evaluation.evaluator import Options
-        options = Options(per_scenario or 10, steps, seed, minutes, batch_size)
-        command.evaluate(
-            checkpoint,
-            dataset,
-            split,
-            options,
-            out,
-            teacher,
-            teacher_steps,
+        asked = command.Evaluation(
+            checkpoint=checkpoint,
+            dataset=dataset,
+            split=split,
+            options=Options(per_scenario or 10, steps, seed, minutes, batch_size),
+            teacher=teacher,
+            teacher_steps=teacher_steps,
             rows=rows,
             recogniser=recogniser,
             face=face,
-            console=console,
             device=device,
             dtype=dtype,
         )
+        command.evaluate(asked, out, workers, console)

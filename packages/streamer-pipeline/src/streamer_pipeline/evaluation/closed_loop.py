@@ -37,10 +37,6 @@ class CountingSolver:
         self.solver, self.num_passes, self.num_units = solver, 0, 0
         self.latest: Latents = {}
 
-    @property
-    def passes_per_unit(self) -> float:
-        return self.num_passes / max(1, self.num_units)
-
     def solve(self, velocity: Velocity, noise: Latents, num_steps: int) -> Latents:
         def counted(latents: Latents, sigma: Tensor) -> Latents:
             self.num_passes += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from ..pipeline import StreamerPipeline
 from .absent import why_absent
 from .closed_loop import CountingSolver, SeparateSolver, black, converse, through_vaes, with_solver, without_picture
 from .controls import muted, shuffled_user
+from .conversation_store import ConversationStore
 from .dialogue import dialogue_scores
 from .endurance import as_records, endurance_scores, live_on, mean_silent_face
 from .face import FaceMeter, PictureMeter
@@ -84,6 +86,9 @@ class Evaluator:
         row_set: what the data set brings of its own.
         recogniser: writes down what the agent's sound says; without one there is no word error rate.
         face_meter: reads the agent's face, instead of the row set's.
+        store: where conversations are kept as they end, and those that it holds are not held again.
+        part: (i, n), for a process that fills the store beside others: talks to every n-th dyad from the i-th on, and
+            scores nothing.
 
     Raises:
         ValueError: the test set is empty, or its labels or its dataset_info.json are not as they should be.
@@ -98,9 +103,11 @@ class Evaluator:
         row_set: RowSet | None = None,
         recogniser: Recogniser | None = None,
         face_meter: FaceMeter | None = None,
+        store: ConversationStore | None = None,
+        part: tuple[int, int] | None = None,
     ) -> None:
         self._all, self._options, self._console = dyads, options, console
-        self._row_set, self._recogniser = row_set, recogniser
+        self._row_set, self._recogniser, self._store, self._part = row_set, recogniser, store, part
         self._meter = face_meter or (row_set and row_set.face_meter) or PictureMeter()
         self._unseen = black(*_size(info))
         self._num_dyads: int | None = None  # known once all have been read
@@ -123,12 +130,16 @@ class Evaluator:
 
     def _reference(self, dyad: StoredDyad) -> RecordedConversation:
         """The recorded agent; what the recogniser makes of the user's words stands for what it made out."""
+        if self._part is not None:
+            return reference(dyad)
         recorded = reference(dyad, self._meter)
         if self._recogniser is None:
             return recorded
         return replace(recorded, heard=[understood(dyad.user_audio[0].numpy(), self._recogniser)])
 
     def _fill(self, column: str, conversations: list[RecordedConversation]) -> Scores:
+        if self._part is not None:
+            return {}
         scores = dialogue_scores(conversations) | level_scores(conversations) | hearing_scores(conversations)
         if self._recogniser is not None and column in _LISTENED_TO:
             scores["speech.wer"] = word_error_rate(conversations, self._recogniser)
@@ -151,7 +162,11 @@ class Evaluator:
         steps = self._options.num_steps if num_steps is None else num_steps
         conversations = self._converse(with_solver(pipeline, solver), column, self._dyads(), self._meter, steps)
         self._conversations[column] = conversations
-        self._fill(column, conversations)["cost.passes"] = Score(solver.passes_per_unit, n=solver.num_units)
+        passes, units = solver.num_passes, solver.num_units
+        if self._store is not None:
+            self._store.add_cost(column, passes, units)
+            passes, units = self._store.cost(column)
+        self._fill(column, conversations)["cost.passes"] = Score(passes / max(1, units), n=units)
 
     def ceiling(self, pipeline: StreamerPipeline) -> None:
         """The recorded agent through the VAEs: the best that its latents allow, and how much they keep."""
@@ -224,12 +239,27 @@ class Evaluator:
         num_steps: int | None,
         hears_itself: bool = False,
     ) -> list[RecordedConversation]:
-        options = self._options
+        options, store = self._options, self._store
+        found: dict[str, RecordedConversation] = {}
+        held: list[str] = []
+
+        def to_be_held() -> Iterator[StoredDyad]:
+            first, step = self._part or (0, 1)
+            for dyad in islice(dyads, first, None, step):
+                if store is not None and store.has(what, dyad.key):
+                    held.append(dyad.key)
+                else:
+                    yield dyad
+
         talking = converse(
-            pipeline, dyads, meter, options.seed, num_steps, options.batch_size, hears_itself, self._unseen
+            pipeline, to_be_held(), meter, options.seed, num_steps, options.batch_size, hears_itself, self._unseen
         )
-        conversations = self._track(what, talking, len(self._references))
-        return sorted(conversations, key=lambda c: c.key)
+        for conversation in self._track(what, talking, len(self._references)):
+            found[conversation.key] = conversation
+            if store is not None:
+                store.write(what, conversation)
+        found |= {key: store.read(what, key) for key in held if store is not None}
+        return [found[key] for key in sorted(found)]
 
     def _track(self, what: str, things: Iterable[Any], total: int | None) -> Iterator[Any]:
         columns = TextColumn("{task.description:>24}"), BarColumn(), MofNCompleteColumn()
