@@ -6,6 +6,8 @@ PACKAGES := packages/causal-vae packages/causal-codec packages/streamer-core pac
 # Two OpenMP pools that spin destroy each other on two cores.
 export OMP_WAIT_POLICY ?= passive
 CHECKPOINT ?= wan-streamer-tiny
+# Of the score card's test set: 12 of each of 18 scenarios. 720 and EVAL="--per-scenario 40" are for figures to publish.
+DYADS ?= 216
 
 .PHONY: help setup setup-world setup-voices setup-face setup-clients setup-browser demo live eval bench soak test test-public test-slow mutations lint wheels check-wheels train-tiny clean
 
@@ -67,8 +69,8 @@ live: setup ## open a page to look into the camera and talk (CHECKPOINT=..., SER
 	$(BIN)/wan-streamer serve $(CHECKPOINT) $(SERVE)
 
 eval: setup-world ## score card of the bundled checkpoint, closed loop on unseen users; writes runs/score/ (CHECKPOINT=...)
-	$(BIN)/python examples/duplex_world/build_world.py --split test --num-dyads 216 --dyads-per-shard 72 --out runs/world
-	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --rows duplex_world.scoring:WorldRows --out runs/score $(EVAL)
+	$(BIN)/python examples/duplex_world/build_world.py --split test --num-dyads $(DYADS) --dyads-per-shard 72 --out runs/world
+	$(BIN)/wan-streamer eval $(CHECKPOINT) --dataset runs/world --rows duplex_world.scoring:WorldRows --workers 2 --out runs/score $(EVAL)
 
 bench: setup-world ## every aim as a measured row; writes bench/ (BENCH="core_pass decoders", BENCH=--quick)
 	$(BIN)/python benchmarks/run.py $(BENCH)
