@@ -22,12 +22,11 @@ from streamer_pipeline import StreamerPipeline
 from streamer_pipeline.data.tasks import Mixture
 from torch import Tensor
 
-PAD_WEIGHT = 0.3  # of units in which no word ended, as in all training
-ROWS = 4096  # units of a step
+ROWS = 2048  # units of a step
 
 
 class Lessons(NamedTuple):
-    """hidden (N, D): what the context pass gives in a unit. words (N, slots): the user's words by then."""
+    """hidden (N, A, D): the user's audio tokens after the context pass. words (N, slots): the user's words by then."""
 
     hidden: Tensor
     words: Tensor
@@ -39,10 +38,11 @@ def computed(training: EarTraining, batches: Heard, num_batches: int) -> Lessons
     found: list[Lessons] = []
     kept: list[Tensor] = []
     hook = training.streamer.heard_out.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    tokens = training.streamer.config.user_audio_tokens
     for step in track(range(num_batches), "listening"):
         batch = batches[step, 0]
         training.losses(batch)
-        found.append(Lessons(kept.pop()[batch.valid], batch.user_heard[batch.valid]))
+        found.append(Lessons(kept.pop()[batch.valid].unflatten(-1, (tokens, -1)), batch.user_heard[batch.valid]))
     hook.remove()
     return Lessons(*map(torch.cat, zip(*found, strict=True)))
 
