@@ -20,9 +20,9 @@ _PICTURE_SECONDS = 2.4
 _PATIENCE = 60.0
 
 
-def user_files(folder: Path) -> tuple[Path, Path]:
-    """(PCM16 at 24 kHz, JPEG) of a user who shows something and asks what it is."""
-    frames, sound, _ = synthetic_user(["object"])
+def user_files(folder: Path, *scenarios: str) -> tuple[Path, Path]:
+    """(PCM16 at 24 kHz, JPEG) of a user of these scenarios; of one who shows something and asks what it is if none."""
+    frames, sound, _ = synthetic_user(list(scenarios) or ["object"])
     samples = (np.clip(sound.reshape(-1), -1, 1) * 32767).astype("<i2")
     (folder / "sound.pcm").write_bytes(samples.tobytes())
     Image.fromarray(frames[int(_PICTURE_SECONDS * 25)]).save(folder / "picture.jpg", quality=95)

@@ -129,8 +129,24 @@ def test_the_agents_sdk_talks_to_the_bundled_agent(pipeline, tmp_path):
     async def talk():
         async with answering(pipeline) as (_, url):
             said = await run_client("openai_agents.mjs", f"{url}/v1/realtime", "secret", *user_files(tmp_path))
-            assert said["numBytes"] % 7680 == 0 < said["numBytes"]
-            check_answer(said["transcript"])
+            assert said["numBytes"] % 7680 == 0 < said["numBytes"] and said["numInterrupted"] == 0
+            check_answer(said["transcripts"][-1])
+
+    run(talk())
+
+
+@needs("node_modules/@openai/agents")
+def test_a_client_is_interrupted_where_the_agent_stops_by_itself(pipeline, tmp_path):
+    """The user lets it count and says "stop": nothing they said before interrupts the client, and what it says then is
+    a response of its own."""
+
+    async def talk():
+        async with answering(pipeline) as (_, url):
+            files = user_files(tmp_path, "interrupt", "interrupt")
+            said = await run_client("openai_agents.mjs", f"{url}/v1/realtime", "secret", *files, "i will stop")
+            assert 1 <= said["numInterrupted"] <= 2
+            *_, counted, stopped = said["transcripts"]
+            assert "one two" in counted and "ten" not in counted and "okay" in stopped
 
     run(talk())
 

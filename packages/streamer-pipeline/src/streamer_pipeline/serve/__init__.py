@@ -1,6 +1,7 @@
-"""`wan-streamer serve`: a page, and a protocol for programs, to talk to a pipeline live (extra `serve`).
+"""`wan-streamer serve`: a page, and protocols for programs, to talk to a pipeline live (extra `serve`).
 
-Signalling is one POST; sound, picture and words travel by WebRTC (aiortc).
+`LiveServer` admits a `Conversation`, whatever a client speaks; `protocols` holds a file for each of these languages, and
+sound and picture travel by one of two lines: `peer` (WebRTC) or `websocket`.
 """
 
 from .admission import Capacity, measure_capacity
