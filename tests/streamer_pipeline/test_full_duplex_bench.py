@@ -304,6 +304,7 @@ SPOILED = {
     "v1_0/synthetic_user_interruption/1/interrupt.json": [(None, "interrupt.json is missing")],
     "v1_0/icc_backchannel/icc_gt_distribution.json": [(b'{"1": ["a"]}', "weight of every 0.2 s")],
     "v1_0/candor_pause_handling/1/input.wav": [
+        (None, "has annotations but no input.wav"),
         (b"", "is empty"),
         (b"RIFF", "cannot be read"),
         (of_floats(np.zeros(0)), "input.wav"),

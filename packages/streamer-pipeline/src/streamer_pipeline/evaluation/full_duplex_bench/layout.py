@@ -69,6 +69,9 @@ def find_samples(folder: Path, at_most: int | None = None) -> list[Sample]:
         root = folder / version if (folder / version).is_dir() else folder
         for subset in subsets:
             inputs = sorted((root / subset).glob(f"*/{INPUT}"), key=lambda path: _in_order(path.parent.name))
+            annotated = {path.parent for path in (root / subset).glob("*/*.json")}
+            if lost := sorted(annotated - {path.parent for path in inputs}):
+                raise ValueError(f"{lost[0]} has annotations but no {INPUT}")
             samples = [Sample(version, subset, path.parent) for path in inputs[:at_most]]
             for sample in samples:
                 for name in sample.inputs:
