@@ -1,7 +1,7 @@
 """`wan-streamer serve`: a page, and protocols for programs, to talk to a pipeline live (extra `serve`).
 
-`LiveServer` admits a `Conversation`, whatever a client speaks; `protocols` holds a file for each of these languages, and
-sound and picture travel by one of two lines: `peer` (WebRTC) or `websocket`.
+`LiveServer` admits a `Conversation`, whatever a client speaks; `protocols` holds a file for each protocol, and sound and
+picture travel by one of two lines: `peer` (WebRTC) or `websocket`.
 """
 
 from .admission import Capacity, measure_capacity
