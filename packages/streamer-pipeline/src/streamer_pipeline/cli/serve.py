@@ -28,10 +28,16 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
     max_sessions: Annotated[int, typer.Option(min=1, help="conversations at once, if speed and memory allow")] = 1,
     memory: Annotated[float, typer.Option(min=0, callback=finite, help="GiB that all conversations may take")] = 4.0,
-    token: Annotated[str | None, typer.Option(help="what clients must send; made up if one is needed")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="WAN_STREAMER_TOKEN", help="what clients must send; made up if one is needed")
+    ] = None,
     origin: Annotated[list[str] | None, typer.Option(help="origin of other pages that may call")] = None,
     ice_server: Annotated[
-        list[str] | None, typer.Option(help="stun:HOST:PORT or turn:USER:SECRET@HOST:PORT, for other networks; several")
+        list[str] | None,
+        typer.Option(
+            envvar="WAN_STREAMER_ICE_SERVER",
+            help="stun:HOST:PORT or turn:USER:SECRET@HOST:PORT, for other networks; several",
+        ),
     ] = None,
     resume_seconds: Annotated[float, typer.Option(min=0, callback=finite, help="wait for a lost client")] = 30.0,
     suggest: Annotated[list[str] | None, typer.Option(help="what a user could say, for the page; several")] = None,

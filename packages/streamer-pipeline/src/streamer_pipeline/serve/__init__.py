@@ -1,6 +1,6 @@
 """`wan-streamer serve`: a page, and protocols for programs, to talk to a pipeline live (extra `serve`).
 
-`LiveServer` admits a `Conversation`, whatever a client speaks; `protocols` holds a file for each protocol. Sound and
+`LiveServer` admits a `Conversation`, whatever a client speaks; `protocols` holds a file for each protocol; sound and
 picture travel by one of two lines: `peer` (WebRTC) or `websocket`.
 """
 
