@@ -289,7 +289,7 @@ class StreamerSession:
         return o.temperature * language_noise(self.pipeline.streamer.config, o.seed, self.num_units)[0]
 
 
-_OF_NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "architectures")
+_OF_NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "architectures", "hears_words")
 
 
 def _check_same_streamer(saved: dict[str, Any], pipeline: StreamerPipeline) -> None:
