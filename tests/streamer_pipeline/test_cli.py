@@ -116,7 +116,10 @@ def test_talk_writes_what_the_agent_did(tmp_path, checkpoint):
         assert list(unit["latency_ms"]) == STAGES
     spoken = "".join(unit["text"] for unit in units[:-1])  # the last answer would play after the end
     subtitles = (output / "transcript.srt").read_text()
-    assert "".join(re.sub(r"(?m)^(\d+|.* --> .*)$", "", subtitles).split()) == "".join(spoken.split())
+    said = re.sub(r"(?m)^(\d+|.* --> .*|user: .*)$", "", subtitles)
+    assert "".join(said.split()) == "".join(spoken.split())
+    heard = "".join(re.findall(r"(?m)^user: (.*)$", subtitles))
+    assert "".join(heard.split()) == "".join("".join(unit["heard"] for unit in units).split()) != ""
     assert cv2.imread(str(output / "latency.png")) is not None
     assert "of 7 were late" in printed and "note:" not in printed
     assert f"written to {output}" in printed
