@@ -123,13 +123,17 @@ def test_every_exported_streaming_class_has_a_case():
     assert set(EXPORTED) == set(CASES)
 
 
+# 1.06e-5 on a processor without AVX-512, whose kernels for one frame and for several sum in other orders.
+TOLERANCES = {"WanVideoVAE": 2e-5}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_streaming_contract(name):
     build, shape = CASES[name]
     torch.manual_seed(0)
     module = build().eval()
     x = torch.randn(shape) * (0.1 if shape[1] == 1 else 1.0)
-    check_streaming(module, x)
+    check_streaming(module, x, tolerance=TOLERANCES.get(name, 1e-5))
     assert check_causal(module, x) == 0
 
 

