@@ -49,7 +49,7 @@ def train(data, run, stage, max_steps, **options):
 
 def test_the_senses_can_be_given_to_the_first_stage(data, tmp_path):
     for sense, (kind, name) in SENSES.items():
-        train_senses.main(train_senses.Sense(sense), tmp_path / sense, data, data, max_steps=2)
+        train_senses.main(train_senses.Sense(sense), tmp_path / sense, data, data, max_steps=2, precision="32-true")
         assert isinstance(kind.from_pretrained(tmp_path / sense / name), kind)
     learned = {"audio_encoder": tmp_path / "ears/audio_encoder", "video_encoder": tmp_path / "eyes/video_encoder"}
     train(data, tmp_path / "stage1", 1, 1, learning_rate=1e-9, **learned)
@@ -83,7 +83,7 @@ def test_a_run_that_continues_is_the_run_without_a_break(data, tmp_path, script)
     def weights(run, max_steps):
         if script == "streamer":
             return train(data, run, 1, max_steps, num_threads=1).state_dict()
-        train_senses.main(train_senses.Sense(script), run, data, data, max_steps=max_steps)
+        train_senses.main(train_senses.Sense(script), run, data, data, max_steps=max_steps, precision="32-true")
         kind, name = SENSES[script]
         return kind.from_pretrained(run / name).state_dict()
 
