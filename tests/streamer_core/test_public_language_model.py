@@ -81,6 +81,6 @@ def test_word_by_word_against_the_history_it_says_what_it_says_at_once(words, ou
 
 def test_its_words_keep_their_ids_and_control_tokens_come_after_them(words, ours):
     extended = StreamerTokenizer.extend(words)
-    assert {word: extended.get_vocab()[word] for word in words.get_vocab()} == words.get_vocab()
+    assert words.get_vocab().items() <= extended.get_vocab().items()
     assert ours.config.pad_token_id == extended.pad_token_id == len(words)
     assert ours.config.vocab_size == len(extended)
