@@ -138,15 +138,23 @@ def test_a_saved_session_continues_byte_for_byte_in_another_process(tmp_path, po
         assert torch.equal(unit.audio, audio) and torch.equal(unit.video, video) and unit.text == text
 
 
+def step_with_copies(session, unit, folder):
+    """One step, which a fork and the saved session, loaded again, answer with the same words."""
+    session.save(folder / "session.safetensors")
+    others = [session.fork(), StreamerSession.load(folder / "session.safetensors", session.pipeline)]
+    answer = session.step(unit)
+    assert all(
+        (copy.text, copy.heard) == (answer.text, answer.heard) for copy in (other.step(unit) for other in others)
+    )
+    return answer
+
+
 def test_an_unfinished_character_waits_in_the_session(pipeline, tmp_path):
     """Words are drawn at random here, single bytes of characters among them: nothing is lost or doubled."""
     tokenizer, pad = pipeline.tokenizer, pipeline.streamer.config.pad_token_id
     session, said, text, has_waited = open_session(pipeline, temperature=1000.0), [], "", 0
     for unit in random_units(12):
-        session.save(tmp_path / "session.safetensors")
-        others = [session.fork(), StreamerSession.load(tmp_path / "session.safetensors", pipeline)]
-        answer = session.step(unit)
-        assert all(other.step(unit).text == answer.text for other in others)
+        answer = step_with_copies(session, unit, tmp_path)
         text += answer.text
         said += [token for token in answer.language[1:] if token != pad]
         has_waited += bool(session.partial_text)
@@ -158,11 +166,7 @@ def test_what_is_heard_is_written_down_and_its_unfinished_characters_wait_too(pi
     """The head gives some word in every unit here; a voice that changes changes it, and characters stay whole."""
     session, text, has_waited = open_session(pipeline), "", 0
     for unit in random_units(12):
-        session.save(tmp_path / "session.safetensors")
-        others = [session.fork(), StreamerSession.load(tmp_path / "session.safetensors", pipeline)]
-        answer = session.step(unit)
-        assert all(other.step(unit).heard == answer.heard for other in others)
-        text += answer.heard
+        text += step_with_copies(session, unit, tmp_path).heard
         has_waited += bool(session.partial_heard)
     assert text and has_waited
     silence = UserUnit(torch.zeros(1, 3840), torch.zeros(3, 4, *SIZE))

@@ -157,5 +157,6 @@ def _fingerprint(pipeline: StreamerPipeline) -> int:
     for _, part in sorted(pipeline.components.items()):
         if isinstance(part, torch.nn.Module):
             for weight in part.state_dict().values():
-                checksum = zlib.crc32(weight.detach().cpu().contiguous().view(torch.uint8).numpy(), checksum)
+                values = weight.detach().cpu().reshape(-1)  # a single number, too, has bytes then
+                checksum = zlib.crc32(values.view(torch.uint8).numpy(), checksum)
     return checksum

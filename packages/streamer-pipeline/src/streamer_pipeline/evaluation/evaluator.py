@@ -170,6 +170,8 @@ class Evaluator:
 
     def ceiling(self, pipeline: StreamerPipeline) -> None:
         """The recorded agent through the VAEs: the best that its latents allow, and how much they keep."""
+        if self._part is not None:
+            return
         fidelity, conversations = Fidelity(), []
         for dyad in self._track("ceiling", self._few(), None):
             audio, video = through_vaes(pipeline, dyad)
