@@ -1,18 +1,8 @@
 // What a page with @openai/agents does over WebRTC, bundled by esbuild: window.start(url, token), window.seen tells.
 import { OpenAIRealtimeWebRTC, RealtimeAgent, RealtimeSession } from "@openai/agents/realtime";
+import { listen } from "./level.mjs";
 
 window.seen = { transcript: "", level: 0, errors: [], events: [] };
-
-function listen(stream) {
-  const context = new AudioContext();
-  const analyser = context.createAnalyser();
-  context.createMediaStreamSource(stream).connect(analyser);
-  const samples = new Float32Array(analyser.fftSize);
-  setInterval(() => {
-    analyser.getFloatTimeDomainData(samples);
-    window.seen.level = Math.max(window.seen.level, ...samples);
-  }, 20);
-}
 
 window.start = async (url, token) => {
   const { seen } = window;

@@ -1,6 +1,7 @@
 // What a page with Pipecat's client does, bundled by esbuild: window.start(url, token), then window.seen tells.
 import { PipecatClient } from "@pipecat-ai/client-js";
 import { SmallWebRTCTransport, WavMediaManager } from "@pipecat-ai/small-webrtc-transport";
+import { listen } from "./level.mjs";
 
 // The client's own manager of devices that fetches nothing from elsewhere, with a camera beside its microphone.
 class Devices extends WavMediaManager {
@@ -26,14 +27,7 @@ function play(track) {
   }
   const player = Object.assign(new Audio(), { srcObject: stream, muted: true }); // Chromium decodes only what is played
   player.play();
-  const context = new AudioContext();
-  const analyser = context.createAnalyser();
-  context.createMediaStreamSource(stream).connect(analyser);
-  const samples = new Float32Array(analyser.fftSize);
-  setInterval(() => {
-    analyser.getFloatTimeDomainData(samples);
-    window.seen.level = Math.max(window.seen.level, ...samples);
-  }, 20);
+  listen(stream);
 }
 
 window.start = async (url, token) => {

@@ -30,7 +30,8 @@ def pipeline() -> StreamerPipeline:
 def bundle(script: str, folder: Path) -> str:
     """One file of a client's page and all that it imports."""
     entry, out = folder / script, folder / "bundle.js"
-    entry.write_text((Path(__file__).parents[1] / "clients" / script).read_text())
+    for source in (Path(__file__).parents[1] / "clients").glob("*.mjs"):
+        (folder / source.name).write_text(source.read_text())
     (folder / "node_modules").symlink_to(CLIENTS / "node_modules")
     esbuild = CLIENTS / "node_modules" / ".bin" / "esbuild"
     subprocess.run([esbuild, entry, "--bundle", f"--outfile={out}", "--log-level=error"], check=True)
